@@ -1,0 +1,32 @@
+# MadKV's recipes. They work from any directory and make what they need; relative paths in arguments start here.
+# They run with the `just` of the environment (`./justw …`) or with any other from 1.34 on.
+
+# project 1: one server, in memory
+mod p1 'justmod/proj1.just'
+# tools around the projects
+mod utils 'justmod/utils.just'
+# measurements that stay in the project
+mod bench 'justmod/bench.just'
+
+python := quote(justfile_directory() / "justmod/python")
+just := quote(just_executable())
+
+# list the recipes
+default:
+    @exec {{ just }} --justfile {{ quote(justfile()) }} --list
+
+# list the files as a tree
+tree:
+    @exec {{ python }} -m madkv.testing.tree
+
+# start a server, run the five testcases and a short YCSB A, sum up, clean up
+[no-exit-message]
+[positional-arguments]
+demo *options:
+    @exec {{ python }} -m madkv.testing.demo --just {{ just }} "$@"
+
+# lint, types, tests with coverage; `just test fast=yes` runs the tests alone
+[no-exit-message]
+[positional-arguments]
+test *options:
+    @exec {{ python }} -m madkv.testing.check "$@"

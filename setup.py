@@ -1,0 +1,57 @@
+"""Packaging of MadKV: `pip install .` gives the twistd plugin and the `madkv` command."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "madkv" / "__init__.py").read_text()).group(1)
+
+TEST = [
+    "coverage>=7.10,<8",
+    "hypothesis>=6.100,<7",
+    "mypy-zope>=1.0.11,<2",
+    "pytest>=8.2,<10",
+    "pytest-twisted>=1.14.2,<2",
+    "ruff>=0.9,<1",
+]
+BENCH = ["hdrhistogram>=0.10.3,<0.11"]
+REPORT = [*BENCH, "matplotlib>=3.8,<4"]
+# What the recipes need beside the project: the `just` program, and a look at processes for `kill` and `bench::cpu`.
+RECIPES = ["psutil>=5.9,<8", "rust-just>=1.40,<2"]
+
+setup(
+    name="madkv",
+    version=VERSION,
+    description="A replicated, partitioned, durable, linearizable key-value store on Twisted",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[
+        "madkv",
+        "madkv.bench",
+        "madkv.client",
+        "madkv.server",
+        "madkv.storage",
+        "madkv.testing",
+        "madkv.wire",
+        "twisted.plugins",
+    ],
+    package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"]},
+    install_requires=[
+        "attrs>=23.2,<27",
+        "sortedcontainers>=2.4,<3",
+        "Twisted>=24.7,<27",
+    ],
+    extras_require={
+        "test": TEST,
+        "bench": BENCH,
+        "report": REPORT,
+        "recipes": RECIPES,
+        "dev": TEST + REPORT + RECIPES,
+    },
+    entry_points={"console_scripts": ["madkv = madkv.cli:main"]},
+    zip_safe=False,
+)
