@@ -1,0 +1,47 @@
+"""`python -m madkv.client`: the line interface. It starts with little more than the interpreter itself."""
+
+import os
+import sys
+
+from madkv.client.blocking import BlockingClient
+from madkv.client.line import EXIT_FAILED, LineInterface, StdoutGone
+from madkv.errors import Abandoned, MadKVError
+
+USAGE = "usage: python -m madkv.client --server HOST:PORT"
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def _notice(text: str) -> None:
+    try:
+        os.write(2, f"madkv: {text}\n".encode())
+    except OSError:
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line (by hand: argparse alone would double the time to start), serve stdin."""
+    if arguments in (["--help"], ["-h"]):
+        from madkv.client import line
+
+        print(f"{USAGE}\n\n{line.__doc__}")
+        return 0
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    try:
+        if len(words) != 2 or words[0] != "--server":
+            raise MadKVError(USAGE)
+        client = BlockingClient(words[1], notice=_notice, abandon_fd=1)
+    except MadKVError as error:
+        _notice(str(error))
+        return EXIT_USAGE
+    try:
+        with client:
+            return LineInterface(client).run()
+    except (StdoutGone, Abandoned):
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""Every error that MadKV raises for the world; a broken invariant of its own is an AssertionError instead.
+
+Errors with a `code` cross the wire: a server answers them as declared AMP errors, a client raises them again from the
+code and one line of text (`from_code`).
+"""
+
+from typing import ClassVar
+
+
+class MadKVError(Exception):
+    """Base of all errors meant for users."""
+
+    code: ClassVar[bytes] = b""
+
+
+class InvalidArgument(MadKVError):
+    """The call itself is wrong: a size, a missing or malformed argument. Never executed; do not retry."""
+
+    code = b"INVALID_ARGUMENT"
+
+
+class Busy(MadKVError):
+    """A bound on work in flight, sessions or records is reached. Not executed; try again after a wait."""
+
+    code = b"BUSY"
+
+
+class UnknownSession(MadKVError):
+    """The session was never opened here, was closed, or has expired. Not executed."""
+
+    code = b"UNKNOWN_SESSION"
+
+
+class StaleCall(MadKVError):
+    """The sequence number lies below the session's floor: its caller said that it has its answer. Not executed."""
+
+    code = b"STALE_CALL"
+
+
+class ScanExpired(MadKVError):
+    """The server no longer keeps the cut that this scan reads from. Start the scan again."""
+
+    code = b"SCAN_EXPIRED"
+
+
+class VersionMismatch(MadKVError):
+    """The two sides speak different versions of the protocol."""
+
+    code = b"VERSION_MISMATCH"
+
+
+class InternalError(MadKVError):
+    """The server failed in a way it did not foresee (its log says how). Whether the call took effect is unknown."""
+
+    code = b"INTERNAL_ERROR"
+
+
+class ProtocolError(MadKVError):
+    """What arrived are not the boxes or the answers that were agreed on; the connection is of no more use."""
+
+
+class OutcomeUnknown(MadKVError):
+    """A write was sent, its answer was lost, and the session that would tell has ended: it may or may not have happened."""
+
+
+class Abandoned(MadKVError):
+    """Whoever was waiting for the answer is gone, so the call was given up; it may or may not have happened."""
+
+
+WIRE_ERRORS: tuple[type[MadKVError], ...] = (
+    InvalidArgument,
+    Busy,
+    UnknownSession,
+    StaleCall,
+    ScanExpired,
+    VersionMismatch,
+    InternalError,
+)
+_BY_CODE = {error.code: error for error in WIRE_ERRORS}
+
+
+def from_code(code: bytes, description: str) -> MadKVError:
+    """The error that `code` stands for; a ProtocolError for a code that this version does not know."""
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        return ProtocolError(f"unexpected error {code.decode('ascii', 'backslashreplace')}: {description}")
+    return kind(description)

@@ -1,0 +1,71 @@
+"""Every bound in one place, each with its unit, and asserts on how they relate."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- Keys and values -------------------------------------------------------------------------------------------------
+KEY_BYTES_MIN = 1
+KEY_BYTES_MAX = 511
+"""LMDB's own limit for a key, so that a key that one shape of MadKV takes, every shape takes."""
+VALUE_BYTES_MAX = 1 * MIB
+CLIENT_ID_BYTES = 16
+
+# --- Boxes -----------------------------------------------------------------------------------------------------------
+AMP_NAME_BYTES_MAX = 255
+AMP_VALUE_BYTES_MAX = 65_535
+"""AMP's limit for one value; longer byte strings are split over several fields (`madkv.wire.boxes`)."""
+BOX_BYTES_MAX = 2 * MIB
+"""One whole box, names and lengths included. A longer one costs the sender the connection."""
+BOX_FIELDS_MAX = 128
+"""Fields in one box, so that a box of tiny fields cannot cost much more to parse than one of large ones."""
+BOX_SECONDS_MAX = 30.0
+"""How long a box may stay half received before its connection is closed."""
+
+# --- Scans -----------------------------------------------------------------------------------------------------------
+SCAN_PAGE_BYTES = 256 * KIB
+"""A page ends with the pair that reaches this many bytes, so it is at most this plus one pair."""
+SCAN_PAGE_PAIRS = 4096
+"""A page also ends after this many pairs, so that tiny pairs do not hold up the server."""
+SCAN_CURSORS_PER_CONNECTION_MAX = 64
+SCAN_CURSORS_MAX = 1024
+SCAN_CURSOR_SECONDS_MAX = 60.0
+"""How long a cut is kept for a client that does not ask for its next page."""
+SCAN_UNDO_BYTES_MAX = 64 * MIB
+"""Old values kept for all open cuts together; beyond it the oldest cut is given up and its scan starts again."""
+
+# --- Work in flight --------------------------------------------------------------------------------------------------
+CALLS_PER_CONNECTION_MAX = 1024
+"""Calls accepted and not yet answered on one connection; the connection is not read from while it is at the bound."""
+CALLS_MAX = 16_384
+CALL_BYTES_MAX = 256 * MIB
+"""Calls accepted and not yet answered in all, in number and request bytes; beyond it a call is answered Busy."""
+
+# --- Sessions --------------------------------------------------------------------------------------------------------
+SESSIONS_MAX = 100_000
+SESSION_CALLS_MAX = 1024
+"""Calls of one session between its floor and its highest sequence number: what one client may have in flight."""
+SESSION_RECORD_BYTES_MAX = 256 * MIB
+"""Recorded answers of all sessions together; beyond it a call that would record more is answered Busy."""
+SESSION_SECONDS = 3600.0
+"""The life of a session that makes no write, in the time that entries carry."""
+
+# --- Client ----------------------------------------------------------------------------------------------------------
+CONNECT_SECONDS_MAX = 2.0
+TRY_SECONDS_MAX = 5.0
+"""One attempt of a call; after it the connection is given up and the same call is tried again."""
+RETRY_SECONDS_MIN = 0.05
+RETRY_SECONDS_MAX = 1.0
+CLOSE_SECONDS_MAX = 1.0
+"""How long closing a session may hold up a client that stops."""
+LINE_BYTES_MAX = 2 * MIB
+"""One line of the line interface."""
+
+PAIR_OVERHEAD_BYTES = 6
+PAGE_BYTES_MAX = SCAN_PAGE_BYTES + SCAN_PAGE_PAIRS * PAIR_OVERHEAD_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX
+"""A page as it is encoded: bytes up to the bound, and the pair that reached it."""
+BOX_OVERHEAD_BYTES = 4 * KIB
+assert PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= BOX_BYTES_MAX
+assert PAGE_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
+assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MAX
+assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
+assert RETRY_SECONDS_MAX < TRY_SECONDS_MAX < SESSION_SECONDS

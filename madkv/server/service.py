@@ -1,0 +1,215 @@
+"""The AMP service in front of a replica: checks bounds, hands calls over, answers them. It decides nothing else."""
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from madkv.arguments import check_key, check_scan, check_value
+from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ProtocolError, VersionMismatch
+from madkv.limits import CALL_BYTES_MAX, CALLS_MAX, CALLS_PER_CONNECTION_MAX, CLIENT_ID_BYTES
+from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
+from madkv.server.cuts import Cuts
+from madkv.server.replica import Replica
+from madkv.storage.memory import Cut, MemoryStore
+from madkv.wire import codec
+from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
+from madkv.wire.codec import take_blob, take_bytes, take_integer, take_session
+from madkv.wire.protocol import BoxProtocol
+
+UNHANDLED = b"UNHANDLED"
+"""AMP's own code for a command that the other side does not know."""
+
+
+class ServerProtocol(BoxProtocol):
+    """One client's connection."""
+
+    log = Logger()
+
+    def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self._service = service
+        self._replica = service.replica
+        self._in_flight = 0
+        self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
+            codec.GET: self._get,
+            codec.SWAP: partial(self._write_call, WriteKind.SWAP),
+            codec.PUT: partial(self._write_call, WriteKind.PUT),
+            codec.DELETE: partial(self._write_call, WriteKind.DELETE),
+            codec.SCAN: self._scan,
+            codec.HELLO: self._hello,
+            codec.OPEN_SESSION: self._open_session,
+            codec.CLOSE_SESSION: self._close_session,
+        }
+
+    def connectionMade(self) -> None:
+        """Count the connection in."""
+        super().connectionMade()
+        self._service.connections.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Let go of what was kept for this client."""
+        super().connectionLost(reason)
+        self._service.connections.discard(self)
+        self._service.cuts.close_all_of(self)
+
+    def box_received(self, box: Box) -> None:
+        """Dispatch one call."""
+        command = box.get(COMMAND)
+        if command is None:
+            raise ProtocolError("a box that is no command")
+        tag = box.get(ASK, b"")
+        responder = self._responders.get(command)
+        if responder is None:
+            shown = command[:40].decode("ascii", "backslashreplace")
+            self._answer(tag, codec.answer_error_code(tag, UNHANDLED, f"this server has no command {shown!r}"))
+            return
+        try:
+            responder(tag, box)
+        except MadKVError as error:
+            self._answer(tag, codec.answer_error(tag, error))
+        except Exception:
+            self.log.failure("a call to {command} failed in a way that was not foreseen", command=command)
+            self._answer(tag, codec.answer_error(tag, InternalError("the server failed; its log says how")))
+
+    def _answer(self, tag: bytes, box: bytes) -> None:
+        if tag:  # a call without a tag wants no answer
+            self.send(box)
+
+    # --- Handshake and sessions -------------------------------------------------------------------------------------
+
+    def _hello(self, tag: bytes, box: Box) -> None:
+        version = take_integer(box, b"version")
+        if version != codec.PROTOCOL_VERSION:
+            raise VersionMismatch(f"this server speaks version {codec.PROTOCOL_VERSION}, the client version {version}")
+        fields = (
+            codec.integer(b"version", version) + field(b"node", self._service.node) + field(b"boot", self._service.boot)
+        )
+        self._answer(tag, codec.answer(tag, fields))
+
+    def _open_session(self, tag: bytes, box: Box) -> None:
+        client_id = take_bytes(box, b"client_id")
+        if len(client_id) != CLIENT_ID_BYTES:
+            raise InvalidArgument(f"a client id has {CLIENT_ID_BYTES} bytes; this one has {len(client_id)}")
+        self._propose(tag, OpenSession(client_id), CLIENT_ID_BYTES)
+
+    def _close_session(self, tag: bytes, box: Box) -> None:
+        self._propose(tag, CloseSession(take_integer(box, b"session")), 0)
+
+    # --- Writes -----------------------------------------------------------------------------------------------------
+
+    def _write_call(self, kind: WriteKind, tag: bytes, box: Box) -> None:
+        key = take_bytes(box, b"key")
+        check_key(key)
+        value = b""
+        if kind is not WriteKind.DELETE:
+            value = take_blob(box, b"value")
+            check_value(value)
+        self._propose(tag, Write(kind, key, value, *take_session(box)), len(key) + len(value))
+
+    def _propose(self, tag: bytes, operation: Operation, size_bytes: int) -> None:
+        self._begin(size_bytes)
+        self._replica.propose(operation, partial(self._proposed, tag, operation, size_bytes))
+
+    def _proposed(self, tag: bytes, operation: Operation, size_bytes: int, outcome: Outcome) -> None:
+        self._end(size_bytes)
+        if outcome is True or outcome is False:
+            answer = codec.answer_found(tag, outcome)
+        elif isinstance(outcome, bytes):
+            answer = codec.answer(tag, blob(b"value", outcome))
+        elif outcome is None:  # nothing there before, or a session closed
+            answer = codec.answer(tag, b"")
+        elif isinstance(outcome, int):
+            answer = codec.answer(tag, codec.integer(b"session", outcome))
+        else:
+            answer = codec.answer_error(tag, outcome)
+        self._answer(tag, answer)
+
+    # --- Reads ------------------------------------------------------------------------------------------------------
+
+    def _get(self, tag: bytes, box: Box) -> None:
+        key = take_bytes(box, b"key")
+        check_key(key)
+        self._begin(len(key))
+        self._replica.read(partial(self._got, tag, key))
+
+    def _got(self, tag: bytes, key: bytes, pairs: MemoryStore | MadKVError) -> None:
+        self._end(len(key))
+        if isinstance(pairs, MadKVError):
+            self._answer(tag, codec.answer_error(tag, pairs))
+            return
+        value = pairs.get(key)
+        self._answer(tag, codec.answer(tag, b"" if value is None else blob(b"value", value)))
+
+    def _scan(self, tag: bytes, box: Box) -> None:
+        start, end = take_bytes(box, b"start"), take_bytes(box, b"end")
+        check_scan(start, end)
+        if b"cursor" in box:
+            self._page(tag, self._service.cuts.take(take_integer(box, b"cursor"), self))
+            return
+        self._begin(len(start) + len(end))
+        self._replica.read(partial(self._scanned, tag, start, end))
+
+    def _scanned(self, tag: bytes, start: bytes, end: bytes, pairs: MemoryStore | MadKVError) -> None:
+        self._end(len(start) + len(end))
+        if isinstance(pairs, MadKVError):
+            self._answer(tag, codec.answer_error(tag, pairs))
+        else:
+            self._page(tag, pairs.cut(start, end))
+
+    def _page(self, tag: bytes, cut: Cut) -> None:
+        try:
+            page = cut.page()
+        except MadKVError as error:
+            self._answer(tag, codec.answer_error(tag, error))
+            return
+        fields = blob(b"pairs", codec.encode_pairs(page))
+        if cut.done or not self.open:
+            cut.close()
+        else:
+            fields += codec.integer(b"cursor", self._service.cuts.keep(cut, self))
+        self._answer(tag, codec.answer(tag, fields))
+
+    # --- Bounds on work in flight -----------------------------------------------------------------------------------
+
+    def _begin(self, size_bytes: int) -> None:
+        """Count a call in; Busy when too much is in flight in all. At its own bound a connection waits."""
+        service = self._service
+        if service.calls >= CALLS_MAX or service.call_bytes >= CALL_BYTES_MAX:
+            raise Busy("the server has as many calls in flight as it takes")
+        service.calls += 1
+        service.call_bytes += size_bytes
+        self._in_flight += 1
+        if self._in_flight >= CALLS_PER_CONNECTION_MAX:
+            self.hold()
+
+    def _end(self, size_bytes: int) -> None:
+        service = self._service
+        service.calls -= 1
+        service.call_bytes -= size_bytes
+        self._in_flight -= 1
+        if self._in_flight == CALLS_PER_CONNECTION_MAX - 1:
+            self.release()
+
+
+class ServerFactory(Factory):
+    """All connections of one server, and what is in flight on them together."""
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, replica: Replica, node: bytes, boot: bytes) -> None:
+        self._clock = clock
+        self.replica = replica
+        self.node = node
+        self.boot = boot
+        self.cuts = Cuts(clock)
+        self.connections: set[ServerProtocol] = set()
+        self.calls = 0
+        self.call_bytes = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
+        """A protocol for one connection."""
+        return ServerProtocol(self, self._clock)

@@ -1,0 +1,136 @@
+"""Exactly-once records: what makes the retry of a call the same call.
+
+A session is opened by a committed operation and named by that operation's index, so that a new session and an expired
+one of the same client cannot be taken for each other. Each write carries (session, sequence, floor). The first time,
+its answer is recorded; a retry is answered from the record. Below the floor records are forgotten and calls refused.
+This is the client table of Ongaro's dissertation, section 6.3, with many calls in flight as in RIFL (Lee et al., 2015).
+
+Everything here is a function of the operations applied and the time that they carry: replicas stay alike.
+"""
+
+from collections import OrderedDict
+
+import attrs
+
+from madkv.errors import Busy, InvalidArgument, MadKVError, StaleCall, UnknownSession
+from madkv.limits import SESSION_CALLS_MAX, SESSION_RECORD_BYTES_MAX, SESSION_SECONDS, SESSIONS_MAX
+from madkv.operations import Outcome, Write
+
+RECORD_OVERHEAD_BYTES = 200
+"""About what one record costs in memory beside its key and its answer."""
+
+
+@attrs.frozen
+class Record:
+    """The answer of a call that was executed, with its key: a range that moves takes its records along."""
+
+    key: bytes
+    outcome: Outcome
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts towards SESSION_RECORD_BYTES_MAX."""
+        answer = len(self.outcome) if isinstance(self.outcome, bytes) else 0
+        return RECORD_OVERHEAD_BYTES + len(self.key) + answer
+
+
+@attrs.define
+class Session:
+    """One client's calls. `floor` only grows; every record's sequence number is at or above it."""
+
+    client_id: bytes
+    floor: int
+    last_write_ms: int
+    records: dict[int, Record] = attrs.Factory(dict)
+
+
+class Sessions:
+    """All sessions of one group, bounded in number, in calls each, and in bytes of records together."""
+
+    def __init__(
+        self,
+        *,
+        sessions_max: int = SESSIONS_MAX,
+        record_bytes_max: int = SESSION_RECORD_BYTES_MAX,
+        life_seconds: float = SESSION_SECONDS,
+    ) -> None:
+        self._sessions_max = sessions_max
+        self._record_bytes_max = record_bytes_max
+        self._life_ms = int(life_seconds * 1000)
+        self._by_index: OrderedDict[int, Session] = OrderedDict()  # the one idle for longest comes first
+        self._index_of: dict[bytes, int] = {}
+        self.record_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+    def expire(self, now_ms: int) -> None:
+        """Forget sessions that made no write for a session's life."""
+        while self._by_index:
+            index, session = next(iter(self._by_index.items()))
+            if session.last_write_ms + self._life_ms >= now_ms:
+                return
+            self.close(index)
+
+    def open(self, client_id: bytes, index: int, now_ms: int) -> int | Busy:
+        """The client's session: the one it has, or a new one named `index`. Busy when the table is full."""
+        existing = self._index_of.get(client_id)
+        if existing is not None:
+            self._by_index[existing].last_write_ms = now_ms
+            self._by_index.move_to_end(existing)
+            return existing
+        if len(self._by_index) >= self._sessions_max:
+            return Busy(f"all {self._sessions_max:,} sessions are in use")
+        self._by_index[index] = Session(client_id, floor=1, last_write_ms=now_ms)
+        self._index_of[client_id] = index
+        return index
+
+    def close(self, index: int) -> None:
+        """Forget a session and its records, if it is there."""
+        session = self._by_index.pop(index, None)
+        if session is not None:
+            del self._index_of[session.client_id]
+            self.record_bytes -= sum(record.size_bytes for record in session.records.values())
+
+    def admit(self, write: Write, now_ms: int) -> Session | Record | MadKVError:
+        """Decide about a write that carries a session, before anything of it is done.
+
+        Returns the Session when it is to be executed now (then call `record`), the Record when it was executed before,
+        or the refusal.
+        """
+        session = self._by_index.get(write.session)
+        if session is None:
+            return UnknownSession(f"session {write.session} is not open here: it has expired or was closed")
+        session.last_write_ms = now_ms
+        self._by_index.move_to_end(write.session)
+        if write.floor > session.floor:
+            self._raise_floor(session, write.floor)
+        if write.sequence < session.floor:
+            return StaleCall(f"call {write.sequence} lies below the session's floor, {session.floor}")
+        record = session.records.get(write.sequence)
+        if record is not None:
+            if record.key != write.key:
+                return InvalidArgument(f"call {write.sequence} was made before, with another key")
+            return record
+        if write.sequence >= session.floor + SESSION_CALLS_MAX:
+            return InvalidArgument(f"more than {SESSION_CALLS_MAX:,} calls in flight in one session")
+        if self.record_bytes >= self._record_bytes_max:
+            return Busy("no room to record more answers; calls that are being answered will make some")
+        return session
+
+    def record(self, session: Session, write: Write, outcome: Outcome) -> None:
+        """Keep the answer of a write that `admit` let through and that was executed."""
+        record = Record(write.key, outcome)
+        session.records[write.sequence] = record
+        self.record_bytes += record.size_bytes
+
+    def _raise_floor(self, session: Session, floor: int) -> None:
+        records = session.records
+        # A floor may jump by any distance, so never walk more numbers than there are records.
+        if floor - session.floor <= len(records):
+            below = [number for number in range(session.floor, floor) if number in records]
+        else:
+            below = [number for number in records if number < floor]
+        for number in below:
+            self.record_bytes -= records.pop(number).size_bytes
+        session.floor = floor

@@ -1,0 +1,167 @@
+"""Sorted pairs in memory, with cuts: readers that keep seeing the pairs as they were when the cut was taken.
+
+Theory of operation. A sorted list of keys stands beside a dict of pairs. Taking a cut copies nothing: it notes the
+current version. While any cut is open, each write gets the next version and notes the value that it replaces under its
+key. A cut of version v reads a key as the oldest value noted with a version above v, or the live value if there is
+none. Notes that no open cut needs are dropped; when they outgrow their bound, the oldest cut is given up.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from sortedcontainers import SortedDict, SortedList
+
+from madkv.errors import ScanExpired
+from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SCAN_UNDO_BYTES_MAX
+
+Pair = tuple[bytes, bytes]
+
+
+class Cut:
+    """The pairs with start <= key <= end at the moment when it was taken, read page by page. Close it when done."""
+
+    def __init__(self, store: "MemoryStore", start: bytes, end: bytes, version: int) -> None:
+        self._store = store
+        self._next = start
+        self._inclusive = True
+        self._end = end
+        self.version = version
+        self.open = True
+        self.done = start > end
+        """Whether the last page has been read."""
+
+    def page(self, bytes_max: int = SCAN_PAGE_BYTES, pairs_max: int = SCAN_PAGE_PAIRS) -> list[Pair]:
+        """The next pairs in key order: up to and including the one that reaches either bound.
+
+        Raises ScanExpired when the store had to give this cut up.
+        """
+        if not self.open:
+            raise ScanExpired("the cut was given up to make room; scan again")
+        pairs: list[Pair] = []
+        if self.done:
+            return pairs
+        size = 0
+        for key, value in self._store._pairs_at(self._next, self._end, self._inclusive, self.version):
+            pairs.append((key, value))
+            size += len(key) + len(value)
+            if size >= bytes_max or len(pairs) >= pairs_max:
+                self._next, self._inclusive = key, False
+                return pairs
+        self.done = True
+        return pairs
+
+    def close(self) -> None:
+        """Let the store forget what it keeps for this cut. Closing twice is no error."""
+        if self.open:
+            self.open = False
+            self._store._closed(self)
+
+
+class MemoryStore:
+    """The pairs of a replica that keeps them in memory alone."""
+
+    def __init__(self, undo_bytes_max: int = SCAN_UNDO_BYTES_MAX) -> None:
+        self._live: dict[bytes, bytes] = {}
+        self._keys: SortedList = SortedList()
+        self._version = 0
+        self._cuts: deque[Cut] = deque()  # oldest first, so by version
+        self._replaced: SortedDict = SortedDict()  # key -> [(version, old value or None), ...], versions rising
+        self._noted: deque[tuple[int, bytes, int]] = deque()  # (version, key, bytes), versions rising
+        self._undo_bytes = 0
+        self._undo_bytes_max = undo_bytes_max
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        return self._live.get(key)
+
+    def put(self, key: bytes, value: bytes) -> bytes | None:
+        """Set the value of `key`; the value it had, or None."""
+        old = self._live.get(key)
+        if self._cuts:
+            self._note(key, old)
+        if old is None:
+            self._keys.add(key)
+        self._live[key] = value
+        return old
+
+    def delete(self, key: bytes) -> bytes | None:
+        """Remove `key` if it is there; the value it had, or None."""
+        old = self._live.pop(key, None)
+        if old is not None:
+            if self._cuts:
+                self._note(key, old)
+            self._keys.remove(key)
+        return old
+
+    def cut(self, start: bytes, end: bytes) -> Cut:
+        """All pairs with start <= key <= end, as they are now."""
+        cut = Cut(self, start, end, self._version)
+        self._cuts.append(cut)
+        return cut
+
+    def _note(self, key: bytes, old: bytes | None) -> None:
+        self._version += 1
+        size = len(key) + len(old or b"")
+        self._replaced.setdefault(key, []).append((self._version, old))
+        self._noted.append((self._version, key, size))
+        self._undo_bytes += size
+        while self._undo_bytes > self._undo_bytes_max and self._cuts:
+            self._cuts[0].close()
+
+    def _closed(self, cut: Cut) -> None:
+        self._cuts.remove(cut)
+        if not self._cuts:
+            self._replaced.clear()
+            self._noted.clear()
+            self._undo_bytes = 0
+            return
+        oldest = self._cuts[0].version
+        while self._noted and self._noted[0][0] <= oldest:
+            version, key, size = self._noted.popleft()
+            notes = self._replaced[key]
+            assert notes[0][0] == version, "notes of a key are dropped in the order in which they were made"
+            del notes[0]
+            if not notes:
+                del self._replaced[key]
+            self._undo_bytes -= size
+
+    def _pairs_at(self, start: bytes, end: bytes, inclusive: bool, version: int) -> Iterator[Pair]:
+        """Pairs of `version` from `start` (itself only if `inclusive`) to `end`; the store must not change meanwhile."""
+        bounds = (inclusive, True)
+        live, replaced = self._live, self._replaced
+        if not replaced:
+            for key in self._keys.irange(start, end, bounds):
+                yield key, live[key]
+            return
+        for key in _merged(self._keys.irange(start, end, bounds), replaced.irange(start, end, bounds)):
+            value = live.get(key)
+            for noted_version, old in replaced.get(key, ()):
+                if noted_version > version:
+                    value = old
+                    break
+            if value is not None:
+                yield key, value
+
+
+def _merged(left: Iterator[bytes], right: Iterator[bytes]) -> Iterator[bytes]:
+    """Two ascending sequences as one, each key once."""
+    a, b = next(left, None), next(right, None)
+    while a is not None and b is not None:
+        if a < b:
+            yield a
+            a = next(left, None)
+        elif b < a:
+            yield b
+            b = next(right, None)
+        else:
+            yield a
+            a, b = next(left, None), next(right, None)
+    while a is not None:
+        yield a
+        a = next(left, None)
+    while b is not None:
+        yield b
+        b = next(right, None)

@@ -1,0 +1,81 @@
+"""The calling side of a connection under Twisted: many calls in flight, each answered by its tag."""
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from madkv.errors import ProtocolError
+from madkv.limits import TRY_SECONDS_MAX
+from madkv.wire import codec
+from madkv.wire.boxes import ANSWER, ERROR, Box
+from madkv.wire.protocol import BoxProtocol
+
+
+class CallerProtocol(BoxProtocol):
+    """One connection to a server. `call` may be called any number of times without waiting."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self._last_tag = 0
+        self._waiting: dict[bytes, tuple[float, Deferred[Box]]] = {}  # by tag: deadline and whom to tell; oldest first
+        self._overdue: IDelayedCall | None = None
+        self._why_dropped = ""
+
+    def call(self, command: bytes, fields: bytes) -> Deferred[Box]:
+        """Send one call. The Deferred fires with the answer, or fails with the error that the answer declares.
+
+        Without an answer within TRY_SECONDS_MAX the connection is dropped. Every call that waits when the connection
+        goes fails with ConnectionLost: whether it was executed is unknown.
+        """
+        answered: Deferred[Box] = Deferred()
+        if not self.open:
+            answered.errback(ConnectionLost("the connection is closed"))
+            return answered
+        self._last_tag += 1
+        self._waiting[b"%d" % self._last_tag] = self._clock.seconds() + TRY_SECONDS_MAX, answered
+        if self._overdue is None:
+            self._overdue = self._clock.callLater(TRY_SECONDS_MAX, self._check_overdue)
+        self.send(codec.request(self._last_tag, command, fields))
+        return answered
+
+    def _check_overdue(self) -> None:
+        """One timer for all calls: it looks at the oldest, and again when that would be overdue."""
+        self._overdue = None
+        oldest = next(iter(self._waiting.values()), None)
+        if oldest is not None:
+            seconds_left = oldest[0] - self._clock.seconds()
+            if seconds_left <= 0:
+                self.drop(f"no answer within {TRY_SECONDS_MAX:g} seconds")
+            else:
+                self._overdue = self._clock.callLater(seconds_left, self._check_overdue)
+
+    def drop(self, why: str) -> None:
+        """Close the connection now; every call that waits fails with this reason."""
+        self._why_dropped = why
+        super().drop(why)
+
+    def box_received(self, box: Box) -> None:
+        """Hand an answer to whom it belongs."""
+        waiting = self._waiting.pop(box.get(ANSWER) or box.get(ERROR) or b"", None)
+        if waiting is None:
+            raise ProtocolError("an answer to no call")
+        answered = waiting[1]
+        try:
+            codec.raise_if_error(box)
+        except Exception:
+            answered.errback(Failure())
+        else:
+            answered.callback(box)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Fail every call that waits."""
+        super().connectionLost(reason)
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+        closed = "closed by the other side" if reason.check(ConnectionDone) else reason.getErrorMessage()
+        waiting, self._waiting = self._waiting, {}
+        for _, answered in waiting.values():
+            answered.errback(ConnectionLost(self._why_dropped or closed))

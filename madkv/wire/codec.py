@@ -1,0 +1,171 @@
+"""The calls between client and server as bytes, for both sides' hot paths; `madkv.wire.commands` declares the same.
+
+Requests are built from `request` and `blob` / `field`; what a server reads out of a box comes through the `take_`
+functions, which raise InvalidArgument with one line that a user can act on.
+"""
+
+import struct
+
+from madkv.errors import InvalidArgument, MadKVError, ProtocolError, from_code
+from madkv.limits import AMP_VALUE_BYTES_MAX
+from madkv.wire.boxes import ANSWER, ASK, COMMAND, ERROR, ERROR_CODE, ERROR_DESCRIPTION, Box, field, join_blob
+
+PROTOCOL_VERSION = 1
+
+HELLO = b"Hello"
+OPEN_SESSION = b"OpenSession"
+CLOSE_SESSION = b"CloseSession"
+PUT = b"Put"
+SWAP = b"Swap"
+GET = b"Get"
+DELETE = b"Delete"
+SCAN = b"Scan"
+
+Pair = tuple[bytes, bytes]
+
+_END = b"\0\0"
+_TRUE = field(b"found", b"True") + _END
+_FALSE = field(b"found", b"False") + _END
+INTEGER_MAX = 2**63 - 1
+_PAIR_LENGTHS = struct.Struct(">HI")
+
+
+# --- Requests -------------------------------------------------------------------------------------------------------
+
+
+def request(tag: int, command: bytes, fields: bytes) -> bytes:
+    """A call as one box; `fields` are already encoded."""
+    return field(ASK, b"%d" % tag) + field(COMMAND, command) + fields + _END
+
+
+def integer(name: bytes, value: int) -> bytes:
+    """A field with a whole number in decimal digits."""
+    return field(name, b"%d" % value)
+
+
+def session_fields(session: int, sequence: int, floor: int) -> bytes:
+    """What makes the retry of a write the same call."""
+    return integer(b"session", session) + integer(b"sequence", sequence) + integer(b"floor", floor)
+
+
+def take_bytes(box: Box, name: bytes) -> bytes:
+    """A field that must be there, at most 65,535 bytes."""
+    value = box.get(name)
+    if value is None:
+        raise InvalidArgument(f"the argument {name.decode()!r} is missing")
+    return value
+
+
+def take_blob(box: Box, name: bytes) -> bytes:
+    """A blob that must be there."""
+    value = join_blob(box, name)
+    if value is None:
+        raise InvalidArgument(f"the argument {name.decode()!r} is missing")
+    return value
+
+
+def take_integer(box: Box, name: bytes) -> int:
+    """A whole number from 0 to 2**63 - 1 that must be there."""
+    digits = take_bytes(box, name)
+    if not (digits.isdigit() and len(digits) <= 19) or (number := int(digits)) > INTEGER_MAX:
+        raise InvalidArgument(f"the argument {name.decode()!r} is no whole number from 0 to 2**63-1")
+    return number
+
+
+def take_session(box: Box) -> tuple[int, int, int]:
+    """(session, sequence, floor) of a write; three zeros when it carries no session."""
+    if b"session" not in box:
+        return 0, 0, 0
+    session, sequence, floor = (
+        take_integer(box, b"session"),
+        take_integer(box, b"sequence"),
+        take_integer(box, b"floor"),
+    )
+    if not (session > 0 and 0 < floor <= sequence):
+        raise InvalidArgument(f"session {session}, sequence {sequence}, floor {floor} do not fit together")
+    return session, sequence, floor
+
+
+# --- Answers --------------------------------------------------------------------------------------------------------
+
+
+def answer(tag: bytes, fields: bytes) -> bytes:
+    """An answer to the call with that tag; `fields` are already encoded."""
+    return field(ANSWER, tag) + fields + _END
+
+
+def answer_found(tag: bytes, found: bool) -> bytes:
+    """The answer to Put and Delete."""
+    return field(ANSWER, tag) + (_TRUE if found else _FALSE)
+
+
+def answer_error(tag: bytes, error: MadKVError) -> bytes:
+    """A declared error as the answer."""
+    return answer_error_code(tag, error.code, str(error))
+
+
+def answer_error_code(tag: bytes, code: bytes, description: str) -> bytes:
+    """An error by its code, such as AMP's own UNHANDLED."""
+    text = description.encode()[: AMP_VALUE_BYTES_MAX // 64]
+    return field(ERROR, tag) + field(ERROR_CODE, code) + field(ERROR_DESCRIPTION, text) + _END
+
+
+def raise_if_error(box: Box) -> None:
+    """Raise the error that an answering box carries, if it carries one."""
+    if ERROR in box:
+        description = box.get(ERROR_DESCRIPTION, b"").decode(errors="backslashreplace")
+        raise from_code(box.get(ERROR_CODE, b""), description)
+
+
+def take_answer_field(box: Box, name: bytes) -> bytes:
+    """A field that an answer must hold; ProtocolError when it does not."""
+    value = box.get(name)
+    if value is None:
+        raise ProtocolError(f"an answer without {name.decode()!r}")
+    return value
+
+
+def take_found(box: Box) -> bool:
+    """The answer of Put and Delete."""
+    found = take_answer_field(box, b"found")
+    if found not in (b"True", b"False"):
+        raise ProtocolError(f"an answer whose 'found' is {found[:20]!r}")
+    return found == b"True"
+
+
+def take_answer_integer(box: Box, name: bytes) -> int:
+    """A whole number that an answer must hold."""
+    try:
+        return take_integer(box, name)
+    except InvalidArgument as error:
+        raise ProtocolError(f"an answer of another protocol: {error}") from None
+
+
+# --- Pairs ----------------------------------------------------------------------------------------------------------
+
+
+def encode_pairs(pairs: list[Pair]) -> bytes:
+    """Pairs as one byte string: for each, key length (2 bytes), value length (4 bytes), key, value; big-endian."""
+    lengths = _PAIR_LENGTHS.pack
+    parts: list[bytes] = []
+    for key, value in pairs:
+        parts += (lengths(len(key), len(value)), key, value)
+    return b"".join(parts)
+
+
+def decode_pairs(data: bytes) -> list[Pair]:
+    """The inverse of `encode_pairs`; ProtocolError when the lengths do not add up."""
+    pairs: list[Pair] = []
+    position, end = 0, len(data)
+    unpack = _PAIR_LENGTHS.unpack_from
+    while position < end:
+        if position + 6 > end:
+            raise ProtocolError("pairs cut short")
+        key_length, value_length = unpack(data, position)
+        key_end = position + 6 + key_length
+        value_end = key_end + value_length
+        if value_end > end:
+            raise ProtocolError("pairs cut short")
+        pairs.append((data[position + 6 : key_end], data[key_end:value_end]))
+        position = value_end
+    return pairs

@@ -1,0 +1,216 @@
+"""The base protocol under every connection that Twisted drives: bytes in, boxes out, within bounds.
+
+What it promises: garbage costs its sender the connection and nobody else anything; memory per connection is bounded
+by one box, one read and the transport's write buffer; a peer that does not read is not read from; half a box does not
+wait for ever. Whoever subclasses it handles whole boxes and nothing else.
+"""
+
+from collections import deque
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from madkv.errors import ProtocolError
+from madkv.limits import BOX_SECONDS_MAX
+from madkv.wire.boxes import Box, parse_boxes
+
+FLUSH_BYTES = 64 * 1024
+"""Boxes sent while one read is being handled leave together, but never more than this are held back."""
+
+_GREETINGS = (
+    (b"\x16\x03", "a TLS hello"),
+    (b"GET ", "an HTTP request"),
+    (b"POST ", "an HTTP request"),
+    (b"SSH-", "SSH"),
+)
+
+
+def _looks_like(data: bytes) -> str:
+    return next((f"; it looks like {what}" for prefix, what in _GREETINGS if data.startswith(prefix)), "")
+
+
+@implementer(IPushProducer)
+class BoxProtocol(Protocol):
+    """One connection. Subclasses implement `box_received`, and may refuse to go on for now by `hold` and `release`."""
+
+    log = Logger()
+    transport: Any
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._rest = b""
+        self._boxes: deque[Box] = deque()
+        self._handling = False
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        self._unread_by_peer = False
+        self._held = False
+        self._half_box: IDelayedCall | None = None
+        self.open = False
+        self.sent_anything = False
+
+    # --- For subclasses ---------------------------------------------------------------------------------------------
+
+    def box_received(self, box: Box) -> None:
+        """Handle one whole box. Raises ProtocolError when the connection is of no more use."""
+        raise AssertionError("subclasses handle boxes")
+
+    def send(self, data: bytes) -> None:
+        """Send encoded boxes: at once, or with the others of the read that is being handled."""
+        if not self._handling:
+            self._write(data)
+            return
+        self._outgoing.append(data)
+        self._outgoing_bytes += len(data)
+        if self._outgoing_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def hold(self) -> None:
+        """Handle no more boxes and read no more bytes until `release`."""
+        if not self._held:
+            self._held = True
+            self._stop_reading()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        if self._held:
+            self._held = False
+            self._go_on()
+
+    def drop(self, why: str) -> None:
+        """Close the connection now, with one line in the log."""
+        if self.open:
+            self.log.info("closed the connection of {peer}: {why}", peer=self.peer, why=why)
+            self._boxes.clear()
+            self.transport.abortConnection()
+
+    @property
+    def peer(self) -> str:
+        """The other side's address for the log."""
+        address = self.transport.getPeer()
+        return f"{getattr(address, 'host', address)}:{getattr(address, 'port', '')}"
+
+    # --- What Twisted calls -----------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Set the socket up; from here on bytes arrive."""
+        self.open = True
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget what was half received and not yet handled."""
+        self.open = False
+        self._boxes.clear()
+        self._rest = b""
+        self._watch_half_box()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Cut what arrived into boxes and handle them, in order."""
+        if self._rest:
+            data = self._rest + data
+        try:
+            consumed = parse_boxes(data, self._boxes)
+        except ProtocolError as error:
+            # Whole boxes before the garbage are dropped too: their answers could not be read to the end anyway.
+            self._rest = b""
+            self.drop(f"{error}{_looks_like(data)}")
+            return
+        self._rest = data[consumed:]
+        if consumed and self._half_box is not None:
+            self._half_box.cancel()
+            self._half_box = None
+        self._handle()
+        if self._rest or self._half_box is not None:
+            self._watch_half_box()
+
+    def _handle(self) -> None:
+        if self._handling:
+            return
+        self._handling = True
+        boxes = self._boxes
+        try:
+            while boxes and not (self._held or self._unread_by_peer):
+                self.box_received(boxes.popleft())
+        except ProtocolError as error:
+            self.drop(str(error))
+        finally:
+            self._handling = False
+            if self._outgoing:
+                self._flush()
+
+    # --- Bounds on time ---------------------------------------------------------------------------------------------
+
+    def _watch_half_box(self) -> None:
+        """Arm or disarm the clock of a box that has begun; it stands still while it is we who do not read."""
+        wanted = bool(self._rest) and self.open and not (self._held or self._unread_by_peer)
+        if wanted and self._half_box is None:
+            self._half_box = self._clock.callLater(BOX_SECONDS_MAX, self._half_box_overdue)
+        elif not wanted and self._half_box is not None:
+            self._half_box.cancel()
+            self._half_box = None
+
+    def _half_box_overdue(self) -> None:
+        self._half_box = None
+        self.drop(f"half a box for {BOX_SECONDS_MAX:g} seconds")
+
+    # --- Bounds on memory: whoever does not read is not read from ---------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The transport holds more than its peer reads: handle no more of what would be answered."""
+        self._unread_by_peer = True
+        self._stop_reading()
+
+    def resumeProducing(self) -> None:
+        """The peer has read it all: go on."""
+        self._unread_by_peer = False
+        self._go_on()
+
+    def stopProducing(self) -> None:
+        """The transport is closing; connectionLost follows."""
+
+    def _stop_reading(self) -> None:
+        if self.open:
+            self.transport.pauseProducing()
+            self._watch_half_box()
+
+    def _go_on(self) -> None:
+        if not self.open or self._held or self._unread_by_peer:
+            return
+        self._handle()
+        if self.open and not (self._held or self._unread_by_peer):
+            self.transport.resumeProducing()
+            self._watch_half_box()
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Write through to the socket if nothing waits before it, and leave to the transport what does not fit.
+
+        A Twisted transport alone would wait for the reactor's next turn and two more system calls.
+        """
+        if not self.open:
+            return
+        self.sent_anything = True
+        transport = self.transport
+        # `_tempDataLen` is how Twisted's file descriptors know of data they have not looked at yet; TLS has neither.
+        if getattr(transport, "dataBuffer", None) == b"" and transport._tempDataLen == 0 and transport.connected:
+            sent = transport.writeSomeData(data)
+            if not isinstance(sent, int):
+                return  # the connection is lost; the reactor is about to find out by itself
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
