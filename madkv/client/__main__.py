@@ -19,8 +19,18 @@ def _notice(text: str) -> None:
         pass
 
 
+def _keep_stderr_open() -> None:
+    """Without a stderr the socket would get its number, and complaints would go to the server."""
+    try:
+        os.fstat(2)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+
+
 def main(arguments: list[str]) -> int:
     """Read the command line (by hand: argparse alone would double the time to start), serve stdin."""
+    _keep_stderr_open()
     if arguments in (["--help"], ["-h"]):
         from madkv.client import line
 
@@ -38,6 +48,9 @@ def main(arguments: list[str]) -> int:
         with client:
             return LineInterface(client).run()
     except (StdoutGone, Abandoned):
+        return EXIT_FAILED
+    except (MadKVError, OSError) as error:  # the store's are retried: what comes here is stdin's or stdout's, or final
+        _notice(str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet import error, task
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.logger import Logger
 
@@ -180,7 +180,9 @@ class Client:
                 connection = self._connection
                 if connection is None or not connection.open:
                     connection = await self._connecting.wait()
-                return await attempt(connection)
+                result = await attempt(connection)
+                self._waiting = False
+                return result
             except (*_AGAIN, CancelledError) as why:
                 if self._is_closed():
                     break
@@ -221,10 +223,9 @@ class Client:
             hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
             self._session.connected(codec.take_answer_field(hello, b"boot"))
         except BaseException:
-            connection.transport.abortConnection()
+            await connection.abort()
             raise
         self._connection = connection
-        self._waiting = False
         return connection
 
     async def _open(self) -> None:
@@ -243,7 +244,7 @@ class Client:
         self._room.clear()
         for pause in list(self._pauses):
             pause.cancel()
-        self._connecting.cancel()
+        await self._connecting.cancel()
         connection, self._connection = self._connection, None
         if connection is None or not connection.open:
             return
@@ -254,7 +255,7 @@ class Client:
         except Exception as why:
             self.log.debug("the session was left to expire: {why}", why=str(why))
         finally:
-            connection.transport.abortConnection()
+            await connection.abort()
 
 
 class _Shared:
@@ -274,10 +275,13 @@ class _Shared:
             self._work.addBoth(self._done)
         return waiter
 
-    def cancel(self) -> None:
-        """Give up the work that is going on, if there is any."""
-        if self._waiting and self._work is not None:
-            self._work.cancel()
+    def cancel(self) -> Deferred[Any]:
+        """Give up the work that is going on, if there is any; fires when it has ended."""
+        if not self._waiting or self._work is None:
+            return succeed(None)
+        ended = self.wait().addErrback(lambda failure: None)
+        self._work.cancel()
+        return ended
 
     def _done(self, result: Any) -> None:
         waiting, self._waiting = self._waiting, []

@@ -49,7 +49,6 @@ class BlockingClient:
         self._router = Router(address)
         self._session = Session(os.urandom(CLIENT_ID_BYTES))
         self._notice = notice
-        self._noticed = False
         self._abandon_fd = abandon_fd
         self._connection: _Connection | None = None
 
@@ -163,13 +162,11 @@ class BlockingClient:
         if connection is None or not connection.usable:
             connection = self._connection = _Connection(self._router.address_of(key), self._abandon_fd)
             self._session.connected(connection.boot)
-            self._noticed = False
         return connection
 
     def _wait(self, why: Exception, backoff: Backoff | None) -> Backoff:
-        """Wait before the next attempt; say why, once until a call succeeds again."""
-        if self._notice is not None and not self._noticed:
-            self._noticed = True
+        """Wait before the next attempt; say why, once a call."""
+        if self._notice is not None and backoff is None:
             self._notice(f"waiting for {show_address(self._router.address_of(b''))}: {why}")
         backoff = backoff or Backoff()
         poll = select.poll()
@@ -186,7 +183,6 @@ class _Connection:
     def __init__(self, address: Address, abandon_fd: int | None) -> None:
         self._abandon_fd = abandon_fd
         self._tag = 0
-        self._received = b""
         self._socket = _connect(address, abandon_fd)
         self.usable = True
         self._poll = select.poll()
@@ -266,7 +262,10 @@ class _Connection:
 def _connect(address: Address, abandon_fd: int | None) -> socket.socket:
     """A connected, non-blocking socket. Raises OSError, or Abandoned."""
     failure: OSError = OSError("no address found")
-    for family, kind, protocol, _, resolved in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+    host, port = address
+    # Bytes, since a str would have the codec for international names imported, which costs as much as all of this.
+    name = host.encode() if host.isascii() else host
+    for family, kind, protocol, _, resolved in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)

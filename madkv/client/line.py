@@ -140,12 +140,16 @@ class LineInterface:
                     yield None
 
     def _print(self, answer: bytes) -> None:
-        try:
-            written = os.write(self._stdout_fd, answer)
-            while written < len(answer):
-                written += os.write(self._stdout_fd, memoryview(answer)[written:])
-        except BrokenPipeError:
-            raise StdoutGone from None
+        rest = memoryview(answer)
+        while rest:
+            try:
+                rest = rest[os.write(self._stdout_fd, rest) :]
+            except BrokenPipeError:
+                raise StdoutGone from None
+            except BlockingIOError:  # whoever shares the terminal or the pipe with us may have set it so
+                room = select.poll()
+                room.register(self._stdout_fd, select.POLLOUT)
+                room.poll()
 
     def _complain(self, text: str) -> None:
         try:
