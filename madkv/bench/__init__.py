@@ -1,0 +1,1 @@
+"""Tools that measure a running store: YCSB workloads, the runner, reports and plots."""

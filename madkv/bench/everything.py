@@ -1,0 +1,167 @@
+"""Run whatever a project's report still lacks, each configuration against a fresh service of its own.
+
+A log counts when it holds its verdict, or both phases of a benchmark; so an interrupted run leaves nothing that counts,
+and starting this again goes on where it stopped. What failed is run again, and so is in full what was quick.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from madkv.bench.machine import form_of, note_run, read_record
+from madkv.bench.projects import PROJECTS, TOOLS, Configuration, Project, read_result
+from madkv.bench.run import interrupt_on_terminate
+from madkv.testing.options import words
+from madkv.testing.service import Service, ServiceError, free_ports
+
+STOP_SECONDS_MAX = 10.0
+"""How long a tool may take to end its clients when it is interrupted."""
+
+QUICK_RECORDS = 1000
+QUICK_CALLS = 10_000
+"""Operations of all clients together in a quick benchmark, but for `QUICK_OPS_MIN`."""
+QUICK_OPS_MIN = 100
+QUICK_SECONDS = 2.0
+QUICK_FUZZ_OPS = 300
+
+
+def options_of(configuration: Configuration, quick: bool, seconds: float) -> list[str]:
+    """The options that a run gets beside the recipe's arguments."""
+    if configuration.kind == "fuzz":
+        return [f"--ops={QUICK_FUZZ_OPS}"] if quick else []
+    if configuration.kind == "testcase":
+        return []
+    if quick:
+        operations = max(QUICK_OPS_MIN, QUICK_CALLS // int(configuration.arguments[0]))
+        return [f"--ops={operations}", f"--records={QUICK_RECORDS}", f"--seconds={seconds or QUICK_SECONDS}"]
+    return [f"--seconds={seconds}"] if seconds else []
+
+
+def weight(configuration: Configuration, quick: bool) -> float:
+    """Roughly how many seconds a run takes; only how the runs compare matters once the first of them are over."""
+    if configuration.kind == "testcase":
+        return 3.0
+    if configuration.kind == "fuzz":
+        return 5.0 if quick else 20.0
+    clients = int(configuration.arguments[0])
+    starting = 1.5 + 0.025 * clients
+    if quick:
+        return starting + 2.5
+    return starting + 2.0 + clients * (4.5 if configuration.arguments[1] == "e" else 1.3)
+
+
+def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Configuration]:
+    """The configurations to run, in the report's order."""
+    record = read_record(logs)
+    todo = []
+    for configuration in project.configurations:
+        result = read_result(configuration, logs)
+        form = form_of(record, configuration.name, configuration.log(logs))
+        if again or result is None or not result.passed or (form == "quick" and not quick):
+            todo.append(configuration)
+    return todo
+
+
+def run_one(project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str]) -> bool:
+    """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
+    recipe_command = shlex.split(just)
+    ports = free_ports(project.ports_needed)
+    log = configuration.log(logs)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-m", TOOLS[configuration.kind], *configuration.arguments]
+    command += ["--module", project.module, "--address", project.address(configuration, ports)]
+    command += ["--just", just, "--log", str(log), *options]
+    with Service(recipe_command, project.service(configuration, ports), ports) as service:
+        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            status = tool.wait()
+        finally:
+            end_tool(tool)
+        result = read_result(configuration, logs)
+        if result is None:
+            print(f"no result (exit status {status}); the service said:\n{service.said()}", file=sys.stderr)
+    return result is not None and result.passed and status == 0
+
+
+def end_tool(tool: "subprocess.Popen[bytes]") -> None:
+    """Ask a tool that still runs to end, so that it can end its clients; then make it."""
+    if tool.poll() is not None:
+        return
+    tool.send_signal(signal.SIGTERM)
+    try:
+        tool.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.wait()
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def run_all(project: Project, logs: Path, just: str, quick: bool, again: bool, seconds: float) -> int:
+    """Run what lacks; the exit status."""
+    todo = lacking(project, logs, quick, again)
+    there = len(project.configurations) - len(todo)
+    form = "quick" if quick else "full"
+    print(f"{len(todo)} of {len(project.configurations)} runs to do ({form}), {there} results are there", flush=True)
+    weights = [weight(configuration, quick) for configuration in todo]
+    began = time.monotonic()
+    failed = []
+    for done, configuration in enumerate(todo):
+        scale = (time.monotonic() - began) / sum(weights[:done]) if done else 1.0
+        left = duration(scale * sum(weights[done:]))
+        print(f"[{done + 1} of {len(todo)}] {configuration.command}  (about {left} left)", flush=True)
+        run_began = time.monotonic()
+        try:
+            passed = run_one(project, configuration, just, logs, options_of(configuration, quick, seconds))
+        except ServiceError as error:
+            print(error, file=sys.stderr)
+            passed = False
+        log = configuration.log(logs)
+        if log.exists():
+            note_run(logs, configuration.name, log, form, time.monotonic() - run_began)
+        if not passed:
+            failed.append(configuration)
+            print(f"    FAILED: {log}", flush=True)
+    print(f"{len(todo)} runs in {duration(time.monotonic() - began)}", flush=True)
+    if failed:
+        print(f"failed: {', '.join(configuration.name for configuration in failed)}", file=sys.stderr)
+        return 1
+    print(f"everything is there: `just {project.module}::report` writes report/proj{project.number}.md")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(prog="madkv.bench.everything", description="Run whatever the report still lacks.")
+    parser.add_argument("project", choices=sorted(PROJECTS))
+    parser.add_argument("--just", default="just", help="the command that runs recipes (default: just)")
+    parser.add_argument("--quick", choices=("yes", "no"), default="no", help="a short form of each run (default: no)")
+    parser.add_argument("--again", choices=("yes", "no"), default="no", help="also what is there (default: no)")
+    parser.add_argument("--seconds", type=float, default=0, help="end each run phase after so long (default: 0, never)")
+    parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")
+    arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    interrupt_on_terminate()
+    project = PROJECTS[arguments.project]
+    logs: Path = arguments.logs or project.logs
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        return run_all(
+            project, logs, arguments.just, arguments.quick == "yes", arguments.again == "yes", arguments.seconds
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""What the report of each project needs: its configurations, its plots, and what each run is made against.
+
+All of it is data. A project more is an entry in `PROJECTS` and a text in `docs/report/`.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from madkv.bench.results import Phase, parse_results
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = Path("/tmp")
+
+TOOLS = {"testcase": "madkv.testing.testcase", "fuzz": "madkv.testing.fuzz", "bench": "madkv.bench.run"}
+_DIRECTORIES = {"testcase": "tests", "fuzz": "fuzz", "bench": "bench"}
+_VERDICT = re.compile(r"\b(PASSED|FAILED)\b\W*$")
+
+
+@attrs.frozen
+class Configuration:
+    """One run that a report needs, named as its log is: `test1`, `fuzz-3-yes`, `bench-10-a`."""
+
+    module: str
+    kind: Literal["testcase", "fuzz", "bench"]
+    arguments: tuple[str, ...]
+    """As the recipe takes them."""
+
+    @property
+    def name(self) -> str:
+        """What its log is called, and how a report's text refers to it."""
+        return f"test{self.arguments[0]}" if self.kind == "testcase" else "-".join((self.kind, *self.arguments))
+
+    @property
+    def command(self) -> str:
+        """How somebody runs it by hand."""
+        return " ".join(("just", f"{self.module}::{self.kind}", *self.arguments))
+
+    def log(self, logs: Path) -> Path:
+        """Where its log is, below the directory `logs` of the project."""
+        return logs / _DIRECTORIES[self.kind] / f"{self.name}.log"
+
+
+@attrs.frozen
+class Result:
+    """What a complete log says: a verdict, or a benchmark's phases."""
+
+    text: str
+    passed: bool
+    phases: dict[str, Phase] = attrs.field(factory=dict)
+
+    @property
+    def run(self) -> Phase:
+        """The phase that the plots are about."""
+        return self.phases["Run"]
+
+
+def read_result(configuration: Configuration, logs: Path) -> Result | None:
+    """The result in the configuration's log; None when there is none, or the run broke off before its verdict."""
+    try:
+        text = configuration.log(logs).read_text(errors="backslashreplace")
+    except FileNotFoundError:
+        return None
+    if configuration.kind == "bench":
+        phases = parse_results(text)
+        return Result(text, True, phases) if phases else None
+    verdicts = [match[1] for line in text.splitlines() if (match := _VERDICT.search(line))]
+    return Result(text, verdicts[-1] == "PASSED") if verdicts and _ends_in_verdict(configuration, text) else None
+
+
+def _ends_in_verdict(configuration: Configuration, text: str) -> bool:
+    if configuration.kind == "fuzz":
+        return re.search(r"^Fuzz testing result: (PASSED|FAILED)", text, re.MULTILINE) is not None
+    return _VERDICT.search(text.rstrip().rpartition("\n")[2]) is not None
+
+
+@attrs.frozen
+class Series:
+    """Benchmarks that belong on one line or in one group of bars: each with its place on the x axis."""
+
+    label: str
+    points: tuple[tuple[str, Configuration], ...]
+
+
+@attrs.frozen
+class Figure:
+    """One plot; `form` is a function of `madkv.bench.plots`."""
+
+    name: str
+    form: Literal["workloads", "throughput", "latency"]
+    caption: str
+    x_label: str
+    series: tuple[Series, ...]
+
+
+@attrs.frozen
+class Project:
+    """A project's report."""
+
+    module: str
+    number: int
+    configurations: tuple[Configuration, ...]
+    figures: tuple[Figure, ...]
+    ports_needed: int
+    service: Callable[[Configuration, list[int]], list[tuple[str, ...]]]
+    """The recipes, with their arguments, that run what a configuration is measured on, on these free ports."""
+    address: Callable[[Configuration, list[int]], str]
+    """What its clients are given."""
+
+    @property
+    def logs(self) -> Path:
+        """The directory of its logs."""
+        return LOGS / f"madkv-{self.module}"
+
+    def configuration(self, name: str) -> Configuration:
+        """The configuration of this name. Raises KeyError."""
+        return {each.name: each for each in self.configurations}[name]
+
+    def figure(self, name: str) -> Figure:
+        """The figure of this name. Raises KeyError."""
+        return {each.name: each for each in self.figures}[name]
+
+    def results(self, logs: Path) -> dict[str, Result]:
+        """Every result that is there, by the name of its configuration."""
+        found = {each.name: read_result(each, logs) for each in self.configurations}
+        return {name: result for name, result in found.items() if result is not None}
+
+
+def _project_1() -> Project:
+    def bench(clients: int, workload: str) -> Configuration:
+        return Configuration("p1", "bench", (str(clients), workload))
+
+    one_client = [bench(1, workload) for workload in "abcdef"]
+    client_counts = (1, 10, 25, 40, 55, 70, 85)
+    scaling = {workload: [bench(clients, workload) for clients in client_counts] for workload in "ace"}
+    by_clients = tuple(
+        Series(workload.upper(), tuple((each.arguments[0], each) for each in runs))
+        for workload, runs in scaling.items()
+    )
+    by_workload = (Series("1 client", tuple((each.arguments[1].upper(), each) for each in one_client)),)
+    configurations = [Configuration("p1", "testcase", (str(number),)) for number in range(1, 6)]
+    configurations += [Configuration("p1", "fuzz", arguments) for arguments in (("1", "no"), ("3", "no"), ("3", "yes"))]
+    configurations += one_client
+    configurations += [each for runs in scaling.values() for each in runs if each not in one_client]
+    return Project(
+        module="p1",
+        number=1,
+        configurations=tuple(configurations),
+        figures=(
+            Figure(
+                "one-client",
+                "workloads",
+                "One client on each workload: calls a second, and what a call takes.",
+                "YCSB workload",
+                by_workload,
+            ),
+            Figure(
+                "throughput-clients",
+                "throughput",
+                "Calls a second of all clients together, against their number.",
+                "clients",
+                by_clients,
+            ),
+            Figure(
+                "latency-clients",
+                "latency",
+                "What a call takes, on average and at the 99th percentile, against the number of clients.",
+                "clients",
+                by_clients,
+            ),
+        ),
+        ports_needed=1,
+        service=lambda configuration, ports: [("p1::server", f"127.0.0.1:{ports[0]}")],
+        address=lambda configuration, ports: f"127.0.0.1:{ports[0]}",
+    )
+
+
+PROJECTS = {project.module: project for project in (_project_1(),)}

@@ -1,0 +1,348 @@
+"""One YCSB benchmark against a running service: a load phase, a run phase, and the figures of both.
+
+Theory of operation. Every client is a process of its own that speaks the line interface. The loop is closed: a client
+gets its next call as soon as its answer is here. That next call is made while the previous one is awaited, so what it
+costs to make it lies in no call's latency; a call's own clock starts right before its line is written and ends right
+after its answer was read. Every answer is checked: figures about wrong answers would be worth nothing.
+"""
+
+import argparse
+import gc
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from madkv.bench.histogram import Latencies
+from madkv.bench.official import OfficialWorkload
+from madkv.bench.results import Phase, format_results
+from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
+from madkv.testing.fleet import Completion, Fleet
+from madkv.testing.options import words
+
+READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
+"""The call that every client answers before the clock starts: by then it is started and connected."""
+STALL_SECONDS_DEFAULT = 120.0
+SHOWN_CHARACTERS = 200
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on: a client ended, or an answer is wrong, or none comes any more."""
+
+
+class Source(Protocol):
+    """What makes the calls."""
+
+    def load(self) -> Iterator[Call]: ...
+
+    def calls(self, client: int) -> Iterator[Call]: ...
+
+    def acknowledged(self, call: Call) -> None: ...
+
+
+class Progress:
+    """How far a phase is, on stderr: rewritten in place on a terminal, else a line now and then."""
+
+    def __init__(self, name: str, calls_expected: int | None) -> None:
+        self._name = name
+        self._expected = calls_expected
+        self._terminal = sys.stderr.isatty()
+        self._every_ns = 10**9 if self._terminal else 10 * 10**9
+        self.due_ns = 0
+        self._shown_ns = time.monotonic_ns()
+        self._shown_calls = 0
+
+    def show(self, now_ns: int, calls: int, recent: Latencies) -> None:
+        """Say where the phase is, with the rate and the latency since the last time."""
+        self.due_ns = now_ns + self._every_ns
+        if not recent.count:
+            return
+        rate = (calls - self._shown_calls) / max(1e-9, (now_ns - self._shown_ns) / 1e9)
+        of = f" of {self._expected}" if self._expected else ""
+        text = f"[{self._name}] {calls}{of} calls, {rate:.0f} a second, p99 {recent.percentile_ns(99) / 1000:.0f} us"
+        sys.stderr.write(f"\r{text}\033[K" if self._terminal else text + "\n")
+        sys.stderr.flush()
+        self._shown_ns, self._shown_calls = now_ns, calls
+
+    def end(self) -> None:
+        """Leave the terminal's line empty."""
+        if self._terminal:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+class Bench:
+    """A fleet of line clients, and what they were asked."""
+
+    def __init__(self, fleet: Fleet, source: Source, stall_seconds: float = STALL_SECONDS_DEFAULT) -> None:
+        self._fleet = fleet
+        self._source = source
+        self._stall_seconds = stall_seconds
+        self.cpu_us_per_call = 0.0
+        """What this process itself used for each call of the last phase."""
+
+    def ready(self) -> None:
+        """Wait until each client has answered a call."""
+        self._each(READY.line, lambda reply: fault(READY, reply))
+
+    def stop(self) -> None:
+        """End the clients by STOP, which each must answer before it exits with 0."""
+        self._each(b"STOP", lambda reply: None if reply == b"STOP" else "STOP is answered STOP")
+        for number, status in enumerate(self._fleet.stop()):
+            if status:
+                raise BenchError(f"client {number} exited with status {status} after STOP")
+
+    def _each(self, line: bytes, fault_of: Callable[[bytes], str | None]) -> None:
+        for number in range(len(self._fleet.clients)):
+            self._fleet.send(number, line)
+        waited = len(self._fleet.clients)
+        while waited:
+            for completion in self._answers():
+                waited -= 1
+                assert completion.reply is not None
+                if wrong := fault_of(completion.reply):
+                    raise self._wrong(completion.client, line, completion.reply, wrong)
+
+    def phase(
+        self, name: str, streams: Sequence[Iterator[Call]], calls_expected: int | None = None, seconds: float = 0
+    ) -> Phase:
+        """Run each client's stream to its end, or for `seconds` if that is not 0. Streams may be one and the same."""
+        send = self._fleet.send
+        totals: dict[str, Latencies] = {}
+        recent: dict[str, Latencies] = {}
+        progress = Progress(name, calls_expected)
+        following = [next(stream, None) for stream in streams]
+        current = list(following)
+        calls = 0
+        # Nothing in the loop makes a cycle; a collection in the middle would only be seen as latency.
+        gc.collect()
+        gc.disable()
+        cpu_began = time.process_time()
+        began_ns = ended_ns = time.monotonic_ns()
+        stop_ns = began_ns + int(seconds * 1e9) if seconds else None
+        progress.show(began_ns, 0, Latencies())
+        try:
+            in_flight = 0
+            for number, call in enumerate(current):
+                if call is not None:
+                    send(number, call.line)
+                    in_flight += 1
+            for number, stream in enumerate(streams):
+                following[number] = next(stream, None)
+            while in_flight:
+                for number, called_ns, returned_ns, reply in self._answers():
+                    call, upcoming = current[number], following[number]
+                    if upcoming is not None and (stop_ns is None or returned_ns < stop_ns):
+                        send(number, upcoming.line)
+                    else:
+                        upcoming = None
+                        in_flight -= 1
+                    current[number] = upcoming
+                    assert call is not None and reply is not None
+                    if wrong := fault(call, reply):
+                        raise self._wrong(number, call.line, reply, wrong)
+                    if call.kind not in recent:
+                        recent[call.kind] = Latencies()
+                    recent[call.kind].record(returned_ns - called_ns)
+                    if call.kind == "INSERT":
+                        self._source.acknowledged(call)
+                    calls += 1
+                    ended_ns = returned_ns
+                    if upcoming is not None:
+                        following[number] = next(streams[number], None)
+                if ended_ns > progress.due_ns:
+                    progress.show(ended_ns, calls, merged(totals, recent))
+        finally:
+            self.cpu_us_per_call = (time.process_time() - cpu_began) / max(1, calls) * 1e6
+            progress.end()
+            gc.enable()
+        merged(totals, recent)
+        return Phase.of(ended_ns - began_ns, totals)
+
+    def _answers(self) -> list[Completion]:
+        """At least one completion, each with a reply."""
+        completions = self._fleet.wait(self._stall_seconds)
+        deadline = time.monotonic() + self._stall_seconds
+        while not completions:
+            self._check_alive()
+            if time.monotonic() >= deadline:
+                raise BenchError(f"no client has answered for {self._stall_seconds:.0f} s{self._said()}")
+            completions = self._fleet.wait(self._stall_seconds)
+        for completion in completions:
+            if completion.reply is None:
+                raise self._ended(completion.client)
+        return completions
+
+    def _check_alive(self) -> None:
+        """A client that ended between two calls never completes the second; one that answered STOP may well be gone."""
+        for client in self._fleet.clients:
+            if client.ended and client.pending:
+                raise self._ended(client.number)
+
+    def _ended(self, number: int) -> BenchError:
+        client = self._fleet.clients[number]
+        try:
+            status = f"with status {client.process.wait(1.0)}"
+        except subprocess.TimeoutExpired:
+            status = "its output"
+        for _ in range(3):  # what it said last may still be in the pipe
+            self._fleet.wait(0.05)
+        return BenchError(f"client {number} ended ({status}) in the middle of a call{self._said(number)}")
+
+    def _said(self, number: int | None = None) -> str:
+        said = [
+            f"\n  client {client.number}: {line}"
+            for client in self._fleet.clients
+            if number in (None, client.number)
+            for line in list(client.said)[-5:]
+        ]
+        return ("; last on stderr:" + "".join(said[:20])) if said else "; it said nothing on stderr"
+
+    @staticmethod
+    def _wrong(number: int, line: bytes, reply: bytes, why: str) -> BenchError:
+        call, answer = (repr(text[:SHOWN_CHARACTERS])[2:-1] for text in (line, reply))
+        return BenchError(f"client {number} gave a wrong answer: {why}\n  call:   {call}\n  answer: {answer}")
+
+
+def merged(totals: dict[str, Latencies], recent: dict[str, Latencies]) -> Latencies:
+    """Move what is in `recent` to `totals`, kind by kind; all of it together is returned."""
+    together = Latencies()
+    for kind, latencies in recent.items():
+        totals.setdefault(kind, Latencies()).merge(latencies)
+        together.merge(latencies)
+    recent.clear()
+    return together
+
+
+def counted(clients: int) -> str:
+    """So many clients, in words."""
+    return "1 client" if clients == 1 else f"{clients} clients"
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, with `name=value` words as options and `-p name=value` for properties."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "-p":
+            joined[-1] = "-p" + word
+        else:
+            joined.append(word)
+    parser = argparse.ArgumentParser(prog="madkv.bench.run", description="Run one YCSB workload against a service.")
+    parser.add_argument("nclis", type=int, help="number of clients, each a process of its own")
+    parser.add_argument("wload", help="a letter from a to f, or the path of a YCSB property file")
+    parser.add_argument("--module", default="p1", help="whose `client` recipe starts the clients (default: p1)")
+    parser.add_argument("--address", default="127.0.0.1:3777", help="passed to it (default: 127.0.0.1:3777)")
+    parser.add_argument("--just", default="just", help="the command that runs recipes (default: just)")
+    parser.add_argument("--log", type=Path, help="also write what goes to stdout to this file")
+    parser.add_argument("--ops", type=int, help="operations a client (default: the workload's operationcount, 10000)")
+    parser.add_argument("--records", type=int, help="records to load (default: the workload's recordcount, 10000)")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same requests (default: 1)")
+    parser.add_argument("--seconds", type=float, default=0, help="end the run phase after so long (default: 0, never)")
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=STALL_SECONDS_DEFAULT,
+        help="give up when no client has answered for so many seconds (default: 120)",
+    )
+    parser.add_argument(
+        "--ycsb", choices=("yes", "no"), default="no", help="requests from the official YCSB in ycsb/ (default: no)"
+    )
+    parser.add_argument("--ycsb-home", type=Path, default=Path("ycsb"), help="where that is (default: ycsb)")
+    parser.add_argument(
+        "-p",
+        dest="properties",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a property of the workload; may be repeated",
+    )
+    arguments = parser.parse_args(words(joined))
+    if arguments.nclis < 1:
+        parser.error("at least one client is needed")
+    if arguments.seconds < 0 or arguments.stall <= 0:
+        parser.error("a time is negative, or zero where it must not be")
+    return arguments
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """The properties that the command line sets."""
+    properties = {}
+    for word in arguments.properties:
+        name, equals, value = word.partition("=")
+        if not equals or name not in DEFAULTS:
+            raise WorkloadError(f"not a property: {word!r} (known: {', '.join(DEFAULTS)})")
+        properties[name] = value
+    if arguments.ops is not None:
+        properties["operationcount"] = str(arguments.ops)
+    if arguments.records is not None:
+        properties["recordcount"] = str(arguments.records)
+    return properties
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """The whole benchmark; what is printed at its end."""
+    text = workload_text(arguments.wload)
+    properties = {**read_properties(text), **overrides(arguments)}
+    clients: int = arguments.nclis
+    core = CoreWorkload(properties, arguments.seed, clients)  # judges the properties in either case
+    official = arguments.ycsb == "yes"
+    source: Source = OfficialWorkload(arguments.ycsb_home, text, properties, clients) if official else core
+    command = [*shlex.split(arguments.just), f"{arguments.module}::client", arguments.address]
+    print(f"starting {counted(clients)}: {shlex.join(command)}", file=sys.stderr)
+    with Fleet(command, clients) as fleet:
+        bench = Bench(fleet, source, arguments.stall)
+        bench.ready()
+        load = source.load()
+        load_phase = bench.phase("Load", [load] * clients, core.record_count)
+        streams = [source.calls(client) for client in range(clients)]
+        run_phase = bench.phase("Run", streams, core.operation_count * clients, arguments.seconds)
+        cpu_us = bench.cpu_us_per_call
+        bench.stop()
+    name = f"workload {arguments.wload}" if len(arguments.wload) == 1 else arguments.wload
+    of = "the official YCSB" if official else f"the built-in generator, seed {arguments.seed}"
+    return "\n".join(
+        [
+            f"# YCSB {name}: {counted(clients)}, {core.record_count} records, {core.operation_count} operations each",
+            f"# requests from {of}; every answer was checked",
+            f"# driver: {cpu_us:.1f} us of CPU a call in the run phase",
+            format_results({"Load": load_phase, "Run": run_phase}),
+        ]
+    )
+
+
+def interrupt_on_terminate() -> None:
+    """Make SIGTERM end this process as Ctrl-C does: by an exception, so that what it started is ended too."""
+
+    def raise_interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, raise_interrupt)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    interrupt_on_terminate()
+    if arguments.log:
+        arguments.log.parent.mkdir(parents=True, exist_ok=True)
+        arguments.log.unlink(missing_ok=True)  # an old result must not pass for that of a run which fails
+    try:
+        output = run(arguments)
+    except (BenchError, WorkloadError) as error:
+        print(f"madkv bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("madkv bench: interrupted", file=sys.stderr)
+        return 130
+    if arguments.log:
+        arguments.log.write_text(output + "\n")
+    print(output, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Many line-interface clients as separate processes, driven from one loop.
+
+Theory of operation. Each client is started by a command (`just p1::client ADDRESS`) in a process group of its own and
+knows nothing of us but its stdin and stdout. At most one line is outstanding per client. A reply to SCAN ends with the
+line `SCAN END`; every other reply is one line. The clock of a call starts right before its line is written to the pipe
+and stops right after the read that completed the reply.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+READ_BYTES = 1 << 16
+"""What a pipe holds. A longer buffer costs a page fault or more for each read, however little there is."""
+STDERR_LINES_KEPT = 20
+SCAN_END = b"\nSCAN END\n"
+
+
+class Completion(NamedTuple):
+    """One finished call. `reply` is the whole answer without its last newline, or None when the client ended instead."""
+
+    client: int
+    called_ns: int
+    returned_ns: int
+    reply: bytes | None
+
+
+class ClientProcess:
+    """One line client: its process, its pipes and its outstanding call."""
+
+    def __init__(self, number: int, command: Sequence[str], env: dict[str, str] | None) -> None:
+        self.number = number
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=env,
+            start_new_session=True,
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin_fd = self.process.stdin.fileno()
+        self.stdout_fd = self.process.stdout.fileno()
+        self.stderr_fd = self.process.stderr.fileno()
+        self.said: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        """The last lines it wrote to stderr."""
+        self.pending = False
+        self.scanning = False
+        self.called_ns = 0
+        self.received: list[bytes] = []
+        self.tail = b""
+        self.ended = False
+
+    def kill(self, with_signal: int = signal.SIGKILL) -> None:
+        """End the client and whatever it started: the recipe runs a shell, which runs the client."""
+        if self.process.returncode is None:
+            try:
+                os.killpg(self.process.pid, with_signal)
+            except ProcessLookupError:
+                pass
+
+
+class Fleet:
+    """Line clients number 0 to `count` - 1, all started with the same command."""
+
+    def __init__(self, command: Sequence[str], count: int, env: dict[str, str] | None = None) -> None:
+        self._command = list(command)
+        self._env = env
+        self._poll = select.epoll()
+        self._by_fd: dict[int, tuple[ClientProcess, bool]] = {}
+        self.clients: list[ClientProcess] = []
+        try:
+            for number in range(count):
+                self.clients.append(self._start(number))
+        except BaseException:
+            self.stop(grace_seconds=0)
+            raise
+
+    def _start(self, number: int) -> ClientProcess:
+        client = ClientProcess(number, self._command, self._env)
+        for fd, is_stdout in ((client.stdout_fd, True), (client.stderr_fd, False)):
+            self._by_fd[fd] = (client, is_stdout)
+            self._poll.register(fd, select.EPOLLIN)
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(grace_seconds=10.0 if error is None else 0)
+
+    def restart(self, number: int) -> None:
+        """Replace a client that ended, or kill and replace one that lives, by a fresh process."""
+        self._end(self.clients[number])
+        self.clients[number] = self._start(number)
+
+    def send(self, number: int, line: bytes) -> None:
+        """Write one line (without newline) to a client that has no call outstanding; its clock starts here."""
+        client = self.clients[number]
+        assert not client.pending, "one call at a time"
+        client.pending = True
+        client.scanning = line.startswith(b"SCAN ")
+        data = line + b"\n"
+        client.called_ns = time.monotonic_ns()
+        try:
+            written = os.write(client.stdin_fd, data)
+            while written < len(data):
+                written += os.write(client.stdin_fd, data[written:])
+        except BrokenPipeError:
+            pass  # the client ended: the end of its stdout completes the call
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        """The calls that completed; empty when none did within the timeout. A client that ended completes with None."""
+        completions: list[Completion] = []
+        for fd, _ in self._poll.poll(timeout_seconds):
+            client, is_stdout = self._by_fd[fd]
+            data = os.read(fd, READ_BYTES)
+            if not data:
+                self._poll.unregister(fd)
+                if is_stdout:
+                    client.ended = True
+                    if client.pending:
+                        client.pending = False
+                        completions.append(Completion(client.number, client.called_ns, time.monotonic_ns(), None))
+            elif not is_stdout:
+                client.said.extend(data.decode(errors="backslashreplace").splitlines())
+            else:
+                self._received(client, data, completions)
+        return completions
+
+    def _received(self, client: ClientProcess, data: bytes, completions: list[Completion]) -> None:
+        now_ns = time.monotonic_ns()
+        if not client.received and data.endswith(b"\n") and not client.scanning and client.pending:
+            client.pending = False
+            completions.append(Completion(client.number, client.called_ns, now_ns, data[:-1]))
+            return
+        client.received.append(data)
+        # The end marker may be split over reads.
+        client.tail = (client.tail + data[-len(SCAN_END) :])[-len(SCAN_END) :]
+        if client.tail != SCAN_END if client.scanning else not data.endswith(b"\n"):
+            return
+        client.tail = b""
+        reply = b"".join(client.received)
+        client.received.clear()
+        if client.pending:
+            client.pending = False
+            completions.append(Completion(client.number, client.called_ns, now_ns, reply[:-1]))
+        else:
+            client.said.append(f"(unexpected output: {reply[:80]!r})")
+
+    def _end(self, client: ClientProcess) -> None:
+        client.kill()
+        client.process.wait()
+        for fd in (client.stdout_fd, client.stderr_fd):
+            self._by_fd.pop(fd, None)
+        for pipe in (client.process.stdin, client.process.stdout, client.process.stderr):
+            assert pipe
+            try:
+                pipe.close()
+            except OSError:
+                pass
+        client.ended = True
+
+    def stop(self, grace_seconds: float = 10.0) -> list[int]:
+        """Close every stdin, let the clients finish, kill what is left; the exit statuses (negative for a signal)."""
+        for client in self.clients:
+            if client.process.stdin and not client.process.stdin.closed:
+                try:
+                    client.process.stdin.close()
+                except OSError:
+                    pass
+        deadline = time.monotonic() + grace_seconds
+        for client in self.clients:
+            try:
+                client.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                client.kill()
+        for client in self.clients:
+            self._end(client)
+        self._poll.close()
+        return [client.process.returncode for client in self.clients]
