@@ -16,9 +16,19 @@ def parse_address(text: str, *, port_min: int = 1) -> Address:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not (colon and host and port.isascii() and port.isdigit() and port_min <= int(port) <= 65_535):
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not (colon and _is_host(host) and is_number and port_min <= int(port) <= 65_535):
         raise InvalidArgument(f"{text!r} is not an address; write HOST:PORT, such as 127.0.0.1:3777")
     return host, int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be looked up at all; what cannot be encoded would fail far from here, and not as a bad name."""
+    try:
+        text.encode("ascii" if text.isascii() else "idna")
+    except UnicodeError:
+        return False
+    return bool(text) and text.isprintable() and " " not in text
 
 
 def show_address(address: Address) -> str:

@@ -114,7 +114,9 @@ class Sessions:
             return record
         if write.sequence >= session.floor + SESSION_CALLS_MAX:
             return InvalidArgument(f"more than {SESSION_CALLS_MAX:,} calls in flight in one session")
-        if self.record_bytes >= self._record_bytes_max:
+        # The call at the floor is let through even then: until it is answered, the floor cannot rise and no record of
+        # its session goes. Refuse it, and a session that filled the table by its later calls would keep it full.
+        if self.record_bytes >= self._record_bytes_max and write.sequence > session.floor:
             return Busy("no room to record more answers; calls that are being answered will make some")
         return session
 

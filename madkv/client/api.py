@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _AGAIN = (
     error.ConnectError,
+    error.ConnectingCancelledError,
     error.ConnectionClosed,
     error.DNSLookupError,
     ProtocolError,
@@ -37,7 +38,7 @@ _AGAIN = (
     InternalError,
     ScanExpired,
 )
-"""What a retry can cure."""
+"""What a retry can cure, unless the client is closed: that is what cancels an attempt to connect."""
 
 _CLOSED = "the client was closed before this call had its answer"
 

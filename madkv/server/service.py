@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
@@ -69,11 +70,8 @@ class ServerProtocol(BoxProtocol):
             return
         try:
             responder(tag, box)
-        except MadKVError as error:
-            self._answer(tag, codec.answer_error(tag, error))
-        except Exception:
-            self.log.failure("a call to {command} failed in a way that was not foreseen", command=command)
-            self._answer(tag, codec.answer_error(tag, InternalError("the server failed; its log says how")))
+        except Exception as error:
+            self._answer(tag, self._failure_answer(tag, error))
 
     def _answer(self, tag: bytes, box: bytes) -> None:
         if tag:  # a call without a tag wants no answer
@@ -112,66 +110,67 @@ class ServerProtocol(BoxProtocol):
 
     def _propose(self, tag: bytes, operation: Operation, size_bytes: int) -> None:
         self._begin(size_bytes)
-        self._replica.propose(operation, partial(self._proposed, tag, operation, size_bytes))
-
-    def _proposed(self, tag: bytes, operation: Operation, size_bytes: int, outcome: Outcome) -> None:
-        self._end(size_bytes)
-        if outcome is True or outcome is False:
-            answer = codec.answer_found(tag, outcome)
-        elif isinstance(outcome, bytes):
-            answer = codec.answer(tag, blob(b"value", outcome))
-        elif outcome is None:  # nothing there before, or a session closed
-            answer = codec.answer(tag, b"")
-        elif isinstance(outcome, int):
-            answer = codec.answer(tag, codec.integer(b"session", outcome))
-        else:
-            answer = codec.answer_error(tag, outcome)
-        self._answer(tag, answer)
+        try:
+            self._replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer))
+        except BaseException:
+            self._end(size_bytes)
+            raise
 
     # --- Reads ------------------------------------------------------------------------------------------------------
 
     def _get(self, tag: bytes, box: Box) -> None:
         key = take_bytes(box, b"key")
         check_key(key)
-        self._begin(len(key))
-        self._replica.read(partial(self._got, tag, key))
-
-    def _got(self, tag: bytes, key: bytes, pairs: MemoryStore | MadKVError) -> None:
-        self._end(len(key))
-        if isinstance(pairs, MadKVError):
-            self._answer(tag, codec.answer_error(tag, pairs))
-            return
-        value = pairs.get(key)
-        self._answer(tag, codec.answer(tag, b"" if value is None else blob(b"value", value)))
+        self._read(tag, partial(_value_answer, key), len(key))
 
     def _scan(self, tag: bytes, box: Box) -> None:
         start, end = take_bytes(box, b"start"), take_bytes(box, b"end")
         check_scan(start, end)
         if b"cursor" in box:
-            self._page(tag, self._service.cuts.take(take_integer(box, b"cursor"), self))
+            cut = self._service.cuts.take(take_integer(box, b"cursor"), self)
+            self._answer(tag, self._page_answer(tag, cut))
             return
-        self._begin(len(start) + len(end))
-        self._replica.read(partial(self._scanned, tag, start, end))
+        self._read(tag, partial(self._first_page_answer, start, end), len(start) + len(end))
 
-    def _scanned(self, tag: bytes, start: bytes, end: bytes, pairs: MemoryStore | MadKVError) -> None:
-        self._end(len(start) + len(end))
-        if isinstance(pairs, MadKVError):
-            self._answer(tag, codec.answer_error(tag, pairs))
-        else:
-            self._page(tag, pairs.cut(start, end))
+    def _first_page_answer(self, start: bytes, end: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
+        return self._page_answer(tag, pairs.cut(start, end))
 
-    def _page(self, tag: bytes, cut: Cut) -> None:
+    def _page_answer(self, tag: bytes, cut: Cut) -> bytes:
         try:
-            page = cut.page()
-        except MadKVError as error:
-            self._answer(tag, codec.answer_error(tag, error))
-            return
-        fields = blob(b"pairs", codec.encode_pairs(page))
-        if cut.done or not self.open:
+            fields = blob(b"pairs", codec.encode_pairs(cut.page()))
+            if cut.done or not self.open:
+                cut.close()
+            else:
+                fields += codec.integer(b"cursor", self._service.cuts.keep(cut, self))
+            return codec.answer(tag, fields)
+        except BaseException:
             cut.close()
-        else:
-            fields += codec.integer(b"cursor", self._service.cuts.keep(cut, self))
-        self._answer(tag, codec.answer(tag, fields))
+            raise
+
+    def _read(self, tag: bytes, answer_of: Callable[[bytes, MemoryStore], bytes], size_bytes: int) -> None:
+        self._begin(size_bytes)
+        try:
+            self._replica.read(partial(self._complete, tag, size_bytes, answer_of))
+        except BaseException:
+            self._end(size_bytes)
+            raise
+
+    # --- What both end in -------------------------------------------------------------------------------------------
+
+    def _complete(self, tag: bytes, size_bytes: int, answer_of: Callable[[bytes, Any], bytes], result: Any) -> None:
+        """Answer a call that the replica is through with. A failure here is this call's, never the replica's."""
+        try:
+            answer = codec.answer_error(tag, result) if isinstance(result, MadKVError) else answer_of(tag, result)
+        except Exception as error:
+            answer = self._failure_answer(tag, error)
+        self._answer(tag, answer)
+        self._end(size_bytes)
+
+    def _failure_answer(self, tag: bytes, error: Exception) -> bytes:
+        if not isinstance(error, MadKVError):
+            self.log.failure("a call failed in a way that was not foreseen", Failure(error))
+            error = InternalError("the server failed; its log says how")
+        return codec.answer_error(tag, error)
 
     # --- Bounds on work in flight -----------------------------------------------------------------------------------
 
@@ -193,6 +192,24 @@ class ServerProtocol(BoxProtocol):
         self._in_flight -= 1
         if self._in_flight == CALLS_PER_CONNECTION_MAX - 1:
             self.release()
+
+
+def _outcome_answer(tag: bytes, outcome: Outcome) -> bytes:
+    """The answer to a write or a session's call that was applied."""
+    if outcome is True or outcome is False:
+        return codec.answer_found(tag, outcome)
+    if isinstance(outcome, bytes):
+        return codec.answer(tag, blob(b"value", outcome))
+    if outcome is None:  # nothing there before, or a session closed
+        return codec.answer(tag, b"")
+    assert isinstance(outcome, int)
+    return codec.answer(tag, codec.integer(b"session", outcome))
+
+
+def _value_answer(key: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
+    """The answer to a Get."""
+    value = pairs.get(key)
+    return codec.answer(tag, b"" if value is None else blob(b"value", value))
 
 
 class ServerFactory(Factory):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -68,6 +69,20 @@ class ServerService(Service):
         assert self._port is not None
         where: Any = self._port.getHost()
         self.log.info("serving clients on {address}", address=show_address((where.host, where.port)))
+        self._reactor.callWhenRunning(self._take_sigterm)
+
+    def _take_sigterm(self) -> None:
+        """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
+
+        def asked_to_end(*_: object) -> None:
+            self._reactor.callFromThread(self._end)
+
+        signal.signal(signal.SIGTERM, asked_to_end)
+
+    def _end(self) -> None:
+        if self.running:  # a second SIGTERM changes nothing
+            self.log.info("asked to end")
+            self._reactor.stop()
 
     async def _stop(self) -> None:
         if self._port is not None:

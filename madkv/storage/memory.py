@@ -3,7 +3,8 @@
 Theory of operation. A sorted list of keys stands beside a dict of pairs. Taking a cut copies nothing: it notes the
 current version. While any cut is open, each write gets the next version and notes the value that it replaces under its
 key. A cut of version v reads a key as the oldest value noted with a version above v, or the live value if there is
-none. Notes that no open cut needs are dropped; when they outgrow their bound, the oldest cut is given up.
+none; so a key that has a note above every open cut needs no further one. Notes that no open cut needs are dropped; when
+they outgrow their bound, the oldest cut is given up.
 """
 
 from collections import deque
@@ -15,6 +16,9 @@ from madkv.errors import ScanExpired
 from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SCAN_UNDO_BYTES_MAX
 
 Pair = tuple[bytes, bytes]
+
+NOTE_OVERHEAD_BYTES = 300
+"""About what one note costs in memory beside its key and the value that it keeps."""
 
 
 class Cut:
@@ -103,9 +107,12 @@ class MemoryStore:
         return cut
 
     def _note(self, key: bytes, old: bytes | None) -> None:
+        notes = self._replaced.setdefault(key, [])
+        if notes and notes[-1][0] > self._cuts[-1].version:
+            return  # every open cut reads that note or an older one
         self._version += 1
-        size = len(key) + len(old or b"")
-        self._replaced.setdefault(key, []).append((self._version, old))
+        size = NOTE_OVERHEAD_BYTES + len(key) + len(old or b"")
+        notes.append((self._version, old))
         self._noted.append((self._version, key, size))
         self._undo_bytes += size
         while self._undo_bytes > self._undo_bytes_max and self._cuts:
@@ -129,7 +136,7 @@ class MemoryStore:
             self._undo_bytes -= size
 
     def _pairs_at(self, start: bytes, end: bytes, inclusive: bool, version: int) -> Iterator[Pair]:
-        """Pairs of `version` from `start` (itself only if `inclusive`) to `end`; the store must not change meanwhile."""
+        """Pairs of `version` from `start` (itself only if `inclusive`) to `end`; nothing may change meanwhile."""
         bounds = (inclusive, True)
         live, replaced = self._live, self._replaced
         if not replaced:

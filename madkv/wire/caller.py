@@ -1,6 +1,6 @@
 """The calling side of a connection under Twisted: many calls in flight, each answered by its tag."""
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -21,12 +21,15 @@ class CallerProtocol(BoxProtocol):
         self._last_tag = 0
         self._waiting: dict[bytes, tuple[float, Deferred[Box]]] = {}  # by tag: deadline and whom to tell; oldest first
         self._overdue: IDelayedCall | None = None
+        self._last_answer = 0.0
         self._why_dropped = ""
+        self._closed: Deferred[None] = Deferred()
 
     def call(self, command: bytes, fields: bytes) -> Deferred[Box]:
         """Send one call. The Deferred fires with the answer, or fails with the error that the answer declares.
 
-        Without an answer within TRY_SECONDS_MAX the connection is dropped. Every call that waits when the connection
+        When a call has waited for TRY_SECONDS_MAX, and no answer to any call has come for as long, the connection is
+        dropped: a queue that moves, however slowly, is no reason to start it all again. Every call that waits when the connection
         goes fails with ConnectionLost: whether it was executed is unknown.
         """
         answered: Deferred[Box] = Deferred()
@@ -45,7 +48,7 @@ class CallerProtocol(BoxProtocol):
         self._overdue = None
         oldest = next(iter(self._waiting.values()), None)
         if oldest is not None:
-            seconds_left = oldest[0] - self._clock.seconds()
+            seconds_left = max(oldest[0], self._last_answer + TRY_SECONDS_MAX) - self._clock.seconds()
             if seconds_left <= 0:
                 self.drop(f"no answer within {TRY_SECONDS_MAX:g} seconds")
             else:
@@ -56,12 +59,30 @@ class CallerProtocol(BoxProtocol):
         self._why_dropped = why
         super().drop(why)
 
+    def abort(self) -> Deferred[None]:
+        """Close the connection now; fires when it is closed and every call that waited has failed."""
+        if not self.open:
+            return succeed(None)
+        self.transport.abortConnection()
+        return self._closed
+
+    def pauseProducing(self) -> None:
+        """Go on reading answers however many calls are still to be sent.
+
+        A server does not read calls while its answers are not read: with both sides waiting for the other to read,
+        large calls with large answers would stand still for ever.
+        """
+
+    def resumeProducing(self) -> None:
+        """Nothing was paused."""
+
     def box_received(self, box: Box) -> None:
         """Hand an answer to whom it belongs."""
         waiting = self._waiting.pop(box.get(ANSWER) or box.get(ERROR) or b"", None)
         if waiting is None:
             raise ProtocolError("an answer to no call")
         answered = waiting[1]
+        self._last_answer = self._clock.seconds()
         try:
             codec.raise_if_error(box)
         except Exception:
@@ -79,3 +100,4 @@ class CallerProtocol(BoxProtocol):
         waiting, self._waiting = self._waiting, {}
         for _, answered in waiting.values():
             answered.errback(ConnectionLost(self._why_dropped or closed))
+        self._closed.callback(None)

@@ -27,6 +27,8 @@ class Blob(amp.Argument):
     def toBox(self, name: bytes, strings: dict[bytes, bytes], objects: dict[str, Any], proto: Any) -> None:
         """Split the value over as many fields as it takes."""
         value = objects.get(name.decode())
+        if value is None and not self.optional:
+            raise KeyError(name)
         if value is not None:
             strings.update(split_blob(name, self.toBytes(value)))
 

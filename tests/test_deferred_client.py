@@ -1,0 +1,400 @@
+"""The Deferred face of the client: the calling protocol and time-outs on a Clock, the rest on the real server."""
+
+import socket
+from typing import Any
+
+import pytest_twisted  # type: ignore[import-untyped]
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from madkv.client.api import Client
+from madkv.errors import Abandoned, Busy, InvalidArgument, ProtocolError, VersionMismatch
+from madkv.limits import (
+    CONNECT_SECONDS_MAX,
+    KEY_BYTES_MAX,
+    RETRY_SECONDS_MAX,
+    SCAN_PAGE_PAIRS,
+    SESSION_CALLS_MAX,
+    TRY_SECONDS_MAX,
+    VALUE_BYTES_MAX,
+)
+from madkv.wire import codec
+from madkv.wire.boxes import COMMAND, Box, field
+from madkv.wire.caller import CallerProtocol
+from tests.processes import ServerProcess
+from tests.proxy import Fate, Proxy, split_boxes
+
+HELLO_FIELDS = codec.integer(b"version", codec.PROTOCOL_VERSION) + field(b"node", b"s0") + field(b"boot", b"boot")
+FOUND = field(b"found", b"True")
+
+
+class CallerTests(SynchronousTestCase):
+    """One connection: calls in flight, their tags and their time."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.caller = CallerProtocol(self.clock)
+        self.transport = StringTransport()
+        self.caller.makeConnection(self.transport)
+
+    def tearDown(self) -> None:
+        if self.caller.open:
+            self.caller.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_answers_come_to_their_calls_in_any_order(self) -> None:
+        calls = [self.caller.call(codec.GET, field(b"key", b"%d" % number)) for number in range(3)]
+        for number in (2, 0, 1):
+            self.caller.dataReceived(codec.answer(b"%d" % (number + 1), field(b"value", b"%d" % number)))
+        self.assertEqual([self.successResultOf(call)[b"value"] for call in calls], [b"0", b"1", b"2"])
+
+    def test_declared_errors(self) -> None:
+        busy, unheard = self.caller.call(codec.GET, b""), self.caller.call(codec.GET, b"")
+        self.caller.dataReceived(codec.answer_error(b"1", Busy("later")))
+        self.caller.dataReceived(codec.answer_error_code(b"2", b"UNHEARD_OF", "what?"))
+        self.failureResultOf(busy, Busy)
+        self.failureResultOf(unheard, ProtocolError)
+        self.assertFalse(self.transport.disconnecting)
+
+    def test_an_answer_to_no_call_drops_the_connection(self) -> None:
+        waiting = self.caller.call(codec.GET, b"")
+        self.caller.dataReceived(codec.answer(b"9", b""))
+        self.assertTrue(self.transport.disconnecting)
+        self.assertNoResult(waiting)
+        self.caller.connectionLost(Failure(ConnectionDone()))
+        self.failureResultOf(waiting, ConnectionLost)
+
+    def test_a_lost_connection_fails_all_that_wait_once(self) -> None:
+        calls = [self.caller.call(codec.GET, b"") for _ in range(5)]
+        self.caller.dataReceived(codec.answer(b"3", b""))
+        self.caller.connectionLost(Failure(ConnectionDone()))
+        self.successResultOf(calls.pop(2))
+        for call in calls:
+            self.failureResultOf(call, ConnectionLost)
+        self.failureResultOf(self.caller.call(codec.GET, b""), ConnectionLost)
+
+    def test_no_answer_in_time(self) -> None:
+        """The time is that of the oldest call that waits, not of the connection."""
+        first = self.caller.call(codec.GET, b"")
+        self.clock.advance(TRY_SECONDS_MAX - 1)
+        second = self.caller.call(codec.GET, b"")
+        self.caller.dataReceived(codec.answer(b"1", b""))
+        self.successResultOf(first)
+        self.clock.advance(TRY_SECONDS_MAX - 0.5)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.5)
+        self.assertTrue(self.transport.disconnecting)
+        self.caller.connectionLost(Failure(ConnectionDone()))
+        self.assertIn("no answer within", str(self.failureResultOf(second, ConnectionLost).value))
+
+    def test_an_answer_to_a_cancelled_call_is_no_surprise(self) -> None:
+        cancelled, kept = self.caller.call(codec.GET, b""), self.caller.call(codec.GET, b"")
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        self.caller.dataReceived(codec.answer(b"1", b"") + codec.answer(b"2", b""))
+        self.successResultOf(kept)
+        self.assertFalse(self.transport.disconnecting)
+
+    def test_answers_are_read_however_much_is_still_to_be_sent(self) -> None:
+        """If both sides waited for the other to read first, they would wait for ever."""
+        answered = self.caller.call(codec.GET, b"")
+        self.caller.pauseProducing()
+        self.assertEqual(self.transport.producerState, "producing")
+        self.caller.dataReceived(codec.answer(b"1", b""))
+        self.successResultOf(answered)
+        self.caller.resumeProducing()
+
+    def test_abort_fires_when_all_have_failed(self) -> None:
+        waiting = self.caller.call(codec.GET, b"")
+        aborted = self.caller.abort()
+        self.assertNoResult(aborted)
+        self.caller.connectionLost(Failure(ConnectionDone()))
+        self.failureResultOf(waiting, ConnectionLost)
+        self.successResultOf(aborted)
+        self.successResultOf(self.caller.abort())
+
+
+class TimeTests(SynchronousTestCase):
+    """The client's retries, with a network that does only what the test does."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.client = Client(self.reactor, "127.0.0.1:3777")
+
+    def connection(self) -> tuple[CallerProtocol, StringTransport]:
+        """The last connection that was tried, made."""
+        factory = self.reactor.tcpClients[-1][2]
+        protocol: Any = factory.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        inner: Any = getattr(protocol, "_wrappedProtocol", protocol)
+        return inner, transport
+
+    def greeted(self) -> tuple[CallerProtocol, StringTransport]:
+        protocol, transport = self.connection()
+        tag, command = self.asked(transport)
+        self.assertEqual(command, b"Hello")
+        protocol.dataReceived(codec.answer(tag, HELLO_FIELDS))
+        return protocol, transport
+
+    def asked(self, transport: StringTransport) -> tuple[bytes, bytes]:
+        """Tag and command of the only request that was written since the last time."""
+        [(_, box)], rest = split_boxes(transport.value())
+        self.assertEqual(rest, b"")
+        transport.clear()
+        return box[b"_ask"], box[COMMAND]
+
+    def close(self) -> None:
+        closed = self.client.close()
+        self.reactor.advance(10)
+        self.successResultOf(closed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_server_that_accepts_and_never_answers(self) -> None:
+        got = self.client.get(b"k")
+        for tries in range(1, 4):
+            self.assertEqual(len(self.reactor.tcpClients), tries)
+            protocol, transport = self.connection()
+            self.reactor.advance(TRY_SECONDS_MAX - 0.01)
+            self.assertFalse(transport.disconnecting)
+            self.reactor.advance(0.01)
+            self.assertTrue(transport.disconnecting)
+            protocol.connectionLost(Failure(ConnectionLost()))
+            self.reactor.advance(RETRY_SECONDS_MAX)
+        self.assertNoResult(got)
+        protocol, transport = self.greeted()
+        tag, _ = self.asked(transport)
+        protocol.dataReceived(codec.answer(tag, field(b"value", b"v")))
+        self.assertEqual(self.successResultOf(got), b"v")
+        transport.abortConnection = lambda: protocol.connectionLost(Failure(ConnectionDone()))  # type: ignore[method-assign]
+        self.close()
+
+    def test_a_retry_is_the_same_call(self) -> None:
+        put = self.client.put(b"k", b"v")
+        protocol, transport = self.greeted()
+        tag, command = self.asked(transport)
+        self.assertEqual(command, b"OpenSession")
+        protocol.dataReceived(codec.answer(tag, codec.integer(b"session", 5)))
+        first = split_boxes(transport.value())[0][0][1]
+        protocol.connectionLost(Failure(ConnectionLost()))
+        self.reactor.advance(RETRY_SECONDS_MAX)
+        protocol, transport = self.greeted()
+        [(_, second)], _ = split_boxes(transport.value())
+        for name in (b"session", b"sequence", b"floor", b"key", b"value"):
+            self.assertEqual(first[name], second[name])
+        protocol.dataReceived(codec.answer(second[b"_ask"], FOUND))
+        self.assertIs(self.successResultOf(put), True)
+        transport.abortConnection = lambda: protocol.connectionLost(Failure(ConnectionDone()))  # type: ignore[method-assign]
+        self.close()
+
+    def test_closed_while_it_connects(self) -> None:
+        got = self.client.get(b"k")
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+        self.close()
+        self.failureResultOf(got, Abandoned)
+
+    def test_closed_while_it_waits(self) -> None:
+        got, put = self.client.get(b"k"), self.client.put(b"k", b"v")
+        factory: Any
+        _, _, factory, timeout, _ = self.reactor.tcpClients[-1]
+        self.assertEqual(timeout, CONNECT_SECONDS_MAX)
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        self.assertNoResult(got)
+        closed = self.client.close()
+        self.successResultOf(closed)
+        self.failureResultOf(got, Abandoned)
+        self.failureResultOf(put, Abandoned)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_closed_for_good(self) -> None:
+        self.close()
+        self.failureResultOf(self.client.get(b"k"), Abandoned)
+        self.failureResultOf(self.client.put(b"k", b"v"), Abandoned)
+        self.assertEqual(self.reactor.tcpClients, [])
+
+    def test_bounds_are_checked_before_anything_is_sent(self) -> None:
+        client, key, value = self.client, b"k" * (KEY_BYTES_MAX + 1), b"v" * (VALUE_BYTES_MAX + 1)
+        wrong: list[Deferred[Any]] = [
+            *(client.get(b""), client.get(key), client.delete(b""), client.delete(key)),
+            *(client.put(b"", b""), client.put(key, b""), client.put(b"k", value)),
+            *(client.swap(b"", b""), client.swap(key, b""), client.swap(b"k", value)),
+            *(client.scan(key, b"z"), client.scan(b"a", key)),
+        ]
+        for deferred in wrong:
+            self.failureResultOf(deferred, InvalidArgument)
+        self.assertEqual(self.successResultOf(client.scan(b"z", b"a")), [])
+        self.assertEqual(self.reactor.tcpClients, [])
+
+
+# --- Against the real server ------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_operation(server: ServerProcess) -> None:
+    client = Client(reactor, server.address)
+    assert await client.get(b"df.a") is None
+    assert await client.put(b"df.a", b"1") is False
+    assert await client.put(b"df.a", b"2") is True
+    assert await client.swap(b"df.a", b"3") == b"2"
+    assert await client.swap(b"df.b", b"4") is None
+    assert await client.scan(b"df.", b"df.~") == [(b"df.a", b"3"), (b"df.b", b"4")]
+    assert await client.scan(b"df.c", b"df.~") == []
+    assert await client.delete(b"df.a") is True
+    assert await client.delete(b"df.a") is False
+    for value in (b"", b"\0", b"\n", bytes(range(256)), b"v" * 65_535, b"w" * VALUE_BYTES_MAX):
+        await client.put(b"df.\0\xff", value)
+        assert await client.get(b"df.\0\xff") == value
+        assert await client.swap(b"df.\0\xff", b"") == value
+    await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_calls_in_flight_than_the_window_takes(server: ServerProcess) -> None:
+    client = Client(reactor, server.address)
+    number = 3 * SESSION_CALLS_MAX
+    puts = [client.put(b"df.window.%d" % each, b"%d" % each) for each in range(number)]
+    gets = [client.get(b"df.none") for _ in range(number)]
+    assert await gatherResults(puts) == [False] * number
+    assert await gatherResults(gets) == [None] * number
+    assert len(await client.scan(b"df.window.", b"df.window.~")) == number
+    await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_calls_with_large_answers_in_flight(server: ServerProcess) -> None:
+    """Both directions are full at once: each side must go on reading while it cannot write."""
+    client = Client(reactor, server.address)
+    old, new = b"o" * VALUE_BYTES_MAX, b"n" * VALUE_BYTES_MAX
+    keys = [b"df.large.%d" % number for number in range(24)]
+    assert await gatherResults([client.swap(key, old) for key in keys]) == [None] * len(keys)
+    assert await gatherResults([client.swap(key, new) for key in keys]) == [old] * len(keys)
+    await gatherResults([client.delete(key) for key in keys])
+    await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_concurrent_scans_over_many_pages(server: ServerProcess) -> None:
+    client = Client(reactor, server.address)
+    pairs = [(b"df.scan.%05d" % number, b"%d" % number) for number in range(2 * SCAN_PAGE_PAIRS + 1)]
+    await gatherResults([client.put(*pair) for pair in pairs])
+    scans = [client.scan(b"df.scan.", b"df.scan.~") for _ in range(5)]
+    later = client.put(b"df.scan.00000x", b"in no scan, or as a whole")
+    results = await gatherResults(scans)
+    await later
+    with_later = sorted([*pairs, (b"df.scan.00000x", b"in no scan, or as a whole")])
+    assert all(result in (pairs, with_later) for result in results)
+    await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_call_hurts_no_other(server: ServerProcess) -> None:
+    client = Client(reactor, server.address)
+    puts = [client.put(b"df.cancel.%d" % number, b"") for number in range(SESSION_CALLS_MAX + 200)]
+    # Before the connection is there; in flight; and those that wait for room in the window.
+    for put in puts[::3]:
+        put.cancel()
+    await client.get(b"df.cancel")
+    for put in puts[1::3]:
+        put.cancel()
+    for position, put in enumerate(puts):
+        if position % 3 == 2:
+            assert await put is False
+        else:
+            assert await put.addErrback(lambda failure: failure.trap(CancelledError)) in (False, CancelledError)
+    assert await client.put(b"df.cancel.after", b"") is False
+    await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_abandons_those_that_wait(server: ServerProcess) -> None:
+    """And leaves nothing scheduled."""
+
+    def hold_answers(direction: str, box: Box) -> Fate:
+        return Fate.HOLD if direction == "reply" and b"found" in box else Fate.PASS
+
+    with Proxy(server.host, server.port, hold_answers) as proxy:
+        client = Client(reactor, proxy.address)
+        puts = [client.put(b"df.close.%d" % number, b"") for number in range(SESSION_CALLS_MAX + 50)]
+        outcomes = [put.addErrback(lambda failure: failure.value) for put in puts]
+        while not proxy.holds.is_set():
+            await turn()
+        await client.close()
+        assert all(outcome.called for outcome in outcomes)
+        assert {type(outcome) for outcome in await gatherResults(outcomes)} == {Abandoned}
+        await client.close()
+
+
+async def turn() -> None:
+    """One turn of the reactor."""
+    passed: Deferred[None] = Deferred()
+    clock: Any = reactor
+    clock.callLater(0.001, passed.callback, None)
+    await passed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_comes_up_later_and_is_replaced() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    client = Client(reactor, address)
+    puts = [client.put(b"k%d" % number, b"1") for number in range(100)]
+    with ServerProcess(listen=address):
+        assert await gatherResults(puts) == [False] * 100
+        assert await client.put(b"k1", b"2") is True
+    swaps = [client.swap(b"k%d" % number, b"3") for number in range(100)]
+    with ServerProcess(listen=address):
+        assert await gatherResults(swaps) == [None] * 100
+        assert await client.get(b"k1") == b"3"
+        await client.close()
+
+
+class Says(Protocol):
+    """A server that says the same thing to whatever it hears."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.factory.heard += 1
+        self.transport.write(self.factory.text)  # type: ignore[union-attr]
+
+
+class SaysFactory(Factory):
+    protocol = Says
+    noisy = False
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.heard = 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_speaks_something_else() -> None:
+    factory = SaysFactory(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    network: Any = reactor
+    port = network.listenTCP(0, factory, interface="127.0.0.1")
+    client = Client(reactor, f"127.0.0.1:{port.getHost().port}")
+    got = client.get(b"k").addErrback(lambda failure: failure.value)
+    while factory.heard < 3:
+        await turn()
+    assert not got.called
+    await client.close()
+    assert isinstance(await got, Abandoned)
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_version_is_final() -> None:
+    factory = SaysFactory(codec.answer_error_code(b"1", VersionMismatch.code, "this server speaks version 9"))
+    network: Any = reactor
+    port = network.listenTCP(0, factory, interface="127.0.0.1")
+    client = Client(reactor, f"127.0.0.1:{port.getHost().port}")
+    for _ in range(2):
+        outcome = await client.put(b"k", b"v").addErrback(lambda failure: failure.value)
+        assert isinstance(outcome, VersionMismatch) and "version 9" in str(outcome)
+    await client.close()
+    await port.stopListening()

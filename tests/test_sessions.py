@@ -1,0 +1,168 @@
+"""Exactly-once records by themselves: admission, floors, bounds, life."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from madkv.errors import Busy, InvalidArgument, StaleCall, UnknownSession
+from madkv.limits import SESSION_CALLS_MAX
+from madkv.operations import Outcome, Write, WriteKind
+from madkv.sessions import RECORD_OVERHEAD_BYTES, Record, Session, Sessions
+
+ALICE, BOB, CAROL = b"a" * 16, b"b" * 16, b"c" * 16
+LIFE_SECONDS = 10.0
+LIFE_MS = 10_000
+
+
+def put(session: int, sequence: int, floor: int = 1, key: bytes = b"key") -> Write:
+    return Write(WriteKind.PUT, key, b"value", session, sequence, floor)
+
+
+class SessionsTest(SynchronousTestCase):
+    """A small table with a short life."""
+
+    def setUp(self) -> None:
+        self.sessions = Sessions(sessions_max=2, record_bytes_max=1000, life_seconds=LIFE_SECONDS)
+
+    def execute(self, write: Write, outcome: Outcome = True, now_ms: int = 0) -> None:
+        """What the state machine does with a write that is admitted."""
+        session = self.sessions.admit(write, now_ms)
+        assert isinstance(session, Session), session
+        self.sessions.record(session, write, outcome)
+
+    def test_the_same_client_gets_the_same_session(self) -> None:
+        self.assertEqual(self.sessions.open(ALICE, 5, 0), 5)
+        self.assertEqual(self.sessions.open(ALICE, 6, 0), 5)
+        self.assertEqual(self.sessions.open(BOB, 7, 0), 7)
+        self.assertEqual(len(self.sessions), 2)
+
+    def test_after_closing_it_is_another_session(self) -> None:
+        self.sessions.open(ALICE, 5, 0)
+        self.sessions.close(5)
+        self.assertEqual(self.sessions.open(ALICE, 6, 0), 6)
+        self.assertIsInstance(self.sessions.admit(put(5, 1), 0), UnknownSession)
+        self.assertIsInstance(self.sessions.admit(put(6, 1), 0), Session)
+
+    def test_closing_what_is_not_there(self) -> None:
+        self.sessions.close(99)
+        self.assertEqual(len(self.sessions), 0)
+
+    def test_a_full_table_is_busy_and_evicts_nobody(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(BOB, 2, 0)
+        self.assertIsInstance(self.sessions.open(CAROL, 3, 1), Busy)
+        self.assertEqual(self.sessions.open(ALICE, 4, 1), 1)
+        for session in (1, 2):
+            self.assertIsInstance(self.sessions.admit(put(session, 1), 1), Session)
+        self.sessions.close(1)
+        self.assertEqual(self.sessions.open(CAROL, 5, 1), 5)
+
+    def test_a_retry_gets_the_record(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 1), b"the old value")
+        for _ in range(2):
+            record = self.sessions.admit(put(1, 1), 0)
+            assert isinstance(record, Record)
+            self.assertEqual(record.outcome, b"the old value")
+            self.assertEqual(record.key, b"key")
+
+    def test_an_outcome_of_none_is_a_record_too(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 1), None)
+        self.assertEqual(self.sessions.admit(put(1, 1), 0), Record(b"key", None))
+
+    def test_sessions_do_not_share_sequence_numbers(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(BOB, 2, 0)
+        self.execute(put(1, 1))
+        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Session)
+
+    def test_the_same_number_with_another_key(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 1, key=b"one"))
+        self.assertIsInstance(self.sessions.admit(put(1, 1, key=b"two"), 0), InvalidArgument)
+
+    def test_out_of_order_within_the_window(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        for sequence in (3, 1, 2):
+            self.execute(put(1, sequence), now_ms=0)
+        self.assertIsInstance(self.sessions.admit(put(1, 2), 0), Record)
+
+    def test_below_the_floor(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 1))
+        self.execute(put(1, 3, floor=3))
+        for sequence in (1, 2):
+            self.assertIsInstance(self.sessions.admit(put(1, sequence), 0), StaleCall)
+        self.assertIsInstance(self.sessions.admit(put(1, 3, floor=2), 0), Record)
+
+    def test_the_floor_never_falls(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 5, floor=5))
+        self.execute(put(1, 6, floor=1))
+        self.assertIsInstance(self.sessions.admit(put(1, 4, floor=1), 0), StaleCall)
+
+    def test_floors_that_jump(self) -> None:
+        """Whichever way the records below are found, they are forgotten, and only they."""
+        for floor in (2, 3, 10, 2**62):
+            sessions = Sessions()
+            sessions.open(ALICE, 1, 0)
+            for sequence in (1, 2, 3, 9):
+                session = sessions.admit(put(1, sequence), 0)
+                assert isinstance(session, Session)
+                sessions.record(session, put(1, sequence), True)
+            assert isinstance(session, Session)
+            sessions.admit(put(1, floor, floor), 0)
+            self.assertEqual(list(session.records), [each for each in (1, 2, 3, 9) if each >= floor])
+            self.assertEqual(sessions.record_bytes, len(session.records) * (RECORD_OVERHEAD_BYTES + 3))
+
+    def test_the_window(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.assertIsInstance(self.sessions.admit(put(1, SESSION_CALLS_MAX), 0), Session)
+        self.assertIsInstance(self.sessions.admit(put(1, SESSION_CALLS_MAX + 1), 0), InvalidArgument)
+        self.assertIsInstance(self.sessions.admit(put(1, SESSION_CALLS_MAX + 1, floor=2), 0), Session)
+
+    def test_record_bytes(self) -> None:
+        size = RECORD_OVERHEAD_BYTES + len(b"key")
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(BOB, 2, 0)
+        self.execute(put(1, 1))
+        self.assertEqual(self.sessions.record_bytes, size)
+        self.execute(put(1, 2), b"12345678")
+        self.execute(put(2, 1), None)
+        self.assertEqual(self.sessions.record_bytes, 3 * size + 8)
+        self.execute(put(1, 3, floor=3))
+        self.assertEqual(self.sessions.record_bytes, 2 * size)
+        self.sessions.close(1)
+        self.assertEqual(self.sessions.record_bytes, size)
+        self.sessions.expire(LIFE_MS + 1)
+        self.assertEqual(self.sessions.record_bytes, 0)
+
+    def test_no_room_for_records(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(BOB, 2, 0)
+        self.execute(put(1, 1), b"v" * 1000)
+        self.assertIsInstance(self.sessions.admit(put(2, 2), 0), Busy)
+        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Session, "the call at the floor is never kept waiting")
+        self.assertIsInstance(self.sessions.admit(put(1, 1), 0), Record, "what is recorded is answered all the same")
+        self.assertIsInstance(
+            self.sessions.admit(put(1, 2, floor=2), 0), Session, "a higher floor makes room by itself"
+        )
+        self.assertIsInstance(self.sessions.admit(put(2, 2), 0), Session)
+
+    def test_life_is_counted_from_the_last_write(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(BOB, 2, 0)
+        self.execute(put(1, 1), now_ms=4000)
+        self.sessions.expire(LIFE_MS)
+        self.assertEqual(len(self.sessions), 2)
+        self.sessions.expire(LIFE_MS + 1)
+        self.assertEqual(len(self.sessions), 1)
+        self.assertIsInstance(self.sessions.admit(put(2, 1), LIFE_MS + 1), UnknownSession)
+        self.assertIsInstance(self.sessions.admit(put(1, 1), LIFE_MS + 1), Record)
+        self.sessions.expire(2 * LIFE_MS + 2)
+        self.assertEqual(len(self.sessions), 0)
+
+    def test_opening_again_counts_as_life(self) -> None:
+        self.sessions.open(ALICE, 1, 0)
+        self.sessions.open(ALICE, 2, 9000)
+        self.sessions.expire(LIFE_MS + 1)
+        self.assertEqual(len(self.sessions), 1)
