@@ -60,7 +60,7 @@ class ProtocolError(MadKVError):
 
 
 class OutcomeUnknown(MadKVError):
-    """A write was sent, its answer was lost, and the session that would tell has ended: it may or may not have happened."""
+    """A write's answer was lost, and the session that would tell has ended: it may or may not have taken effect."""
 
 
 class Abandoned(MadKVError):

@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 
 from madkv.cli import main
+from madkv.client.shell import Shell, run_shell
 from tests.processes import ROOT, ServerProcess
 
 SECONDS_MAX = 15.0
@@ -158,10 +159,24 @@ def test_ctrl_c_gives_up_a_call_that_waits_and_keeps_the_prompt(tmp_path: Path) 
         server.signal(signal.SIGCONT)
         terminal.type("get b\r")
         terminal.wait_for(r"\(there is none\)\r\nmadkv> ")
-        terminal.type("\x03")
-        terminal.wait_for("madkv> ")
         terminal.type("exit\r")
         assert terminal.process.wait(SECONDS_MAX) == 0
+
+
+def test_ctrl_c_at_the_prompt_brings_a_new_one(
+    own_server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in other shells. (By a patch: when a signal comes just before readline waits, readline itself loses it.)"""
+    prompts = iter([KeyboardInterrupt, KeyboardInterrupt, None])
+
+    def cmdloop(shell: Shell) -> None:
+        if interruption := next(prompts):
+            raise interruption
+
+    monkeypatch.setattr(Shell, "cmdloop", cmdloop)
+    assert run_shell(own_server.address) == 0
+    assert next(prompts, "all used") == "all used"
+    assert capsys.readouterr().out == "\n\n"
 
 
 def test_an_address_that_is_none_is_refused() -> None:

@@ -23,7 +23,7 @@ SCAN_END = b"\nSCAN END\n"
 
 
 class Completion(NamedTuple):
-    """One finished call. `reply` is the whole answer without its last newline, or None when the client ended instead."""
+    """One finished call; `reply` is the answer without its last newline, or None when the client ended instead."""
 
     client: int
     called_ns: int
@@ -56,6 +56,8 @@ class ClientProcess:
         self.called_ns = 0
         self.received: list[bytes] = []
         self.tail = b""
+        self.stray = b""
+        """What it last wrote to stdout without being asked."""
         self.ended = False
 
     def kill(self, with_signal: int = signal.SIGKILL) -> None:
@@ -144,18 +146,24 @@ class Fleet:
             completions.append(Completion(client.number, client.called_ns, now_ns, data[:-1]))
             return
         client.received.append(data)
-        # The end marker may be split over reads.
-        client.tail = (client.tail + data[-len(SCAN_END) :])[-len(SCAN_END) :]
-        if client.tail != SCAN_END if client.scanning else not data.endswith(b"\n"):
+        if client.scanning and len(client.received) == 1 and b"\n" in data:
+            client.scanning = data.partition(b"\n")[0].endswith(b" BEGIN")  # else it is no answer to a SCAN
+        if client.scanning:
+            # The end marker may be split over reads; what follows it is no answer to a SCAN, and shows in the reply.
+            has_ended = SCAN_END in data or SCAN_END in client.tail + data[: len(SCAN_END)]
+            client.tail = (client.tail + data[-len(SCAN_END) :])[-len(SCAN_END) :]
+        else:
+            has_ended = data.endswith(b"\n")
+        if not has_ended:
             return
         client.tail = b""
         reply = b"".join(client.received)
         client.received.clear()
         if client.pending:
             client.pending = False
-            completions.append(Completion(client.number, client.called_ns, now_ns, reply[:-1]))
+            completions.append(Completion(client.number, client.called_ns, now_ns, reply.removesuffix(b"\n")))
         else:
-            client.said.append(f"(unexpected output: {reply[:80]!r})")
+            client.stray = reply
 
     def _end(self, client: ClientProcess) -> None:
         client.kill()

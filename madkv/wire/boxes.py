@@ -8,7 +8,7 @@ A byte string over 65,535 bytes travels as `name`, `name.1`, `name.2` and so on,
 
 from collections.abc import MutableSequence
 
-from madkv.errors import ProtocolError
+from madkv.errors import InvalidArgument, ProtocolError
 from madkv.limits import AMP_NAME_BYTES_MAX, AMP_VALUE_BYTES_MAX, BOX_BYTES_MAX, BOX_FIELDS_MAX
 
 Box = dict[bytes, bytes]
@@ -85,13 +85,20 @@ def split_blob(name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def join_blob(box: Box, name: bytes) -> bytes | None:
-    """The byte string that `blob` wrote, or None when there is none of that name."""
+    """The byte string that `blob` wrote, or None when there is none of that name.
+
+    Raises InvalidArgument for pieces that `blob` would not have made: what follows them might be lost.
+    """
     value = box.get(name)
     if value is None or len(value) < AMP_VALUE_BYTES_MAX:
+        if name + b".1" in box:
+            raise InvalidArgument(f"the argument {name.decode()!r} is split wrongly: each piece but the last is full")
         return value
     pieces = [value]
     number = 1
     while (piece := box.get(b"%b.%d" % (name, number))) is not None:
+        if len(pieces[-1]) < AMP_VALUE_BYTES_MAX:
+            raise InvalidArgument(f"the argument {name.decode()!r} is split wrongly: each piece but the last is full")
         pieces.append(piece)
         number += 1
     return b"".join(pieces)

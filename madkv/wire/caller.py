@@ -29,8 +29,8 @@ class CallerProtocol(BoxProtocol):
         """Send one call. The Deferred fires with the answer, or fails with the error that the answer declares.
 
         When a call has waited for TRY_SECONDS_MAX, and no answer to any call has come for as long, the connection is
-        dropped: a queue that moves, however slowly, is no reason to start it all again. Every call that waits when the connection
-        goes fails with ConnectionLost: whether it was executed is unknown.
+        dropped: a queue that moves, however slowly, is no reason to start anew. Every call that waits when the
+        connection goes fails with ConnectionLost: whether it was executed is unknown.
         """
         answered: Deferred[Box] = Deferred()
         if not self.open:

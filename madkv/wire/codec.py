@@ -75,6 +75,8 @@ def take_integer(box: Box, name: bytes) -> int:
 def take_session(box: Box) -> tuple[int, int, int]:
     """(session, sequence, floor) of a write; three zeros when it carries no session."""
     if b"session" not in box:
+        if b"sequence" in box or b"floor" in box:
+            raise InvalidArgument("'sequence' and 'floor' go with 'session'")
         return 0, 0, 0
     session, sequence, floor = (
         take_integer(box, b"session"),

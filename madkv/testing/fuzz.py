@@ -1,0 +1,333 @@
+"""Look for wrong answers: many clients call a running service at random, and a checker judges what they were told.
+
+Theory of operation. Each client is a process that speaks the line interface and always has one call under way. Every
+call is recorded with its times and its answer; afterwards `linearizability` looks, key by key, for an order that
+explains all the answers. Keys are fresh in every run, so what the store holds already does not matter.
+"""
+
+import argparse
+import gc
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from madkv.testing.calls import Plan, sample
+from madkv.testing.explain import in_words, shortest
+from madkv.testing.fleet import Fleet
+from madkv.testing.history import KINDS, Operation, Ours, read_history, write_history
+from madkv.testing.linearizability import Finding, Verdict, check
+from madkv.testing.lines import Call, MalformedReply, line, parse, show
+from madkv.testing.options import words
+from madkv.testing.transcript import Transcript
+
+CLIENTS_MAX = 100
+CALLS_PER_CLIENT = 10_000
+CALLS_MAX = 100_000
+"""Without `ops`, each client makes CALLS_PER_CLIENT calls, fewer when that would make more than this together."""
+CALL_SECONDS = 120.0
+STOP_SECONDS = 10.0
+CHECK_SECONDS = 120.0
+EXPLAIN_SECONDS = 20.0
+EXPLAINED_KEYS_MAX = 5
+RUN_ID_DIGITS = 12
+VERDICT = "Fuzz testing result: {}"
+
+
+class FuzzFailed(Exception):
+    """A client did what none may do: died, gave no answer, or one that is none."""
+
+
+class Run:
+    """The clients at work."""
+
+    def __init__(self, fleet: Fleet, plan: Plan, calls_expected: int, call_seconds: float, out: Transcript) -> None:
+        self.history: list[Operation] = []
+        self._fleet = fleet
+        self._upcoming = [plan.calls(client.number) for client in fleet.clients]
+        self._current: dict[int, Call] = {}
+        self._plan = plan
+        self._calls_expected = calls_expected
+        self._call_seconds = call_seconds
+        self._out = out
+
+    def ready(self) -> None:
+        """Wait until every client has answered once, so that they all start together."""
+        count = len(self._fleet.clients)
+        for number in range(count):
+            self._send(number, Call("GET", self._plan.first_key(number)))
+        for _ in self._answers():
+            self._out.progress(f"starting: {len(self.history)} of {count} clients answer")
+
+    def go(self) -> float:
+        """Make all calls; the seconds that took."""
+        began = time.monotonic()
+        for number, upcoming in enumerate(self._upcoming):
+            self._send_next(number, upcoming)
+        for number in self._answers():
+            self._send_next(number, self._upcoming[number])
+            if not len(self.history) % 100:
+                self._out.progress(f"calling: {len(self.history)} of {self._calls_expected} calls answered")
+        return time.monotonic() - began
+
+    def stop(self) -> None:
+        """End the clients by STOP, which each must answer and then exit with 0."""
+        for client in self._fleet.clients:
+            self._fleet.send(client.number, b"STOP")
+        deadline = time.monotonic() + STOP_SECONDS
+        left = len(self._fleet.clients)
+        while left:
+            for number, _, _, reply in self._fleet.wait(max(0.0, deadline - time.monotonic())):
+                left -= 1
+                if reply != b"STOP":
+                    told = "nothing" if reply is None else show(reply)
+                    raise FuzzFailed(f"client {number} answered STOP with {told}{self._said(number)}")
+            if left and time.monotonic() >= deadline:
+                raise FuzzFailed(f"{left} clients did not answer STOP within {STOP_SECONDS:g} s")
+        for number, status in enumerate(self._fleet.stop()):
+            if status:
+                raise FuzzFailed(f"client {number} exited with status {status} after STOP{self._said(number)}")
+            if self._fleet.clients[number].stray:
+                raise FuzzFailed(f"client {number} wrote unasked: {show(self._fleet.clients[number].stray)}")
+
+    def abandon(self) -> None:
+        """Add the calls that have no answer to the history, with their outcome unknown."""
+        for number, call in self._current.items():
+            client = self._fleet.clients[number]
+            if client.called_ns:
+                self._record(number, call, client.called_ns, None, None)
+        self._current.clear()
+
+    def _send_next(self, number: int, upcoming: Iterator[Call]) -> None:
+        call = next(upcoming, None)
+        if call is not None:
+            self._send(number, call)
+
+    def _send(self, number: int, call: Call) -> None:
+        self._current[number] = call
+        self._fleet.send(number, line(call))
+
+    def _answers(self) -> Iterator[int]:
+        """Record answers as they come, until none is outstanding; the numbers of the clients that are free again."""
+        look = time.monotonic() + 1.0
+        while self._current:
+            for number, called_ns, returned_ns, reply in self._fleet.wait(1.0):
+                call = self._current[number]
+                if reply is None:
+                    raise FuzzFailed(self._how_it_ended(number, call))
+                try:
+                    result = parse(call, reply, self._plan.mark)
+                except MalformedReply as error:
+                    raise FuzzFailed(f"client {number}: {error}{self._said(number)}") from None
+                del self._current[number]
+                self._record(number, call, called_ns, returned_ns, result)
+                yield number
+            if time.monotonic() >= look:
+                look = time.monotonic() + 1.0
+                self._look_for_stalls()
+
+    def _record(self, number: int, call: Call, called_ns: int, returned_ns: int | None, result: Any) -> None:
+        self.history.append(Operation(number, call.kind, call.key, call.value, called_ns, returned_ns, result))
+
+    def _look_for_stalls(self) -> None:
+        now_ns = time.monotonic_ns()
+        waiting = 0
+        for number, call in self._current.items():
+            seconds = (now_ns - self._fleet.clients[number].called_ns) / 1e9
+            if seconds > self._call_seconds:
+                raise FuzzFailed(
+                    f"client {number} gave no answer to {show(line(call))} in {seconds:.0f} s{self._said(number)}"
+                )
+            waiting += seconds > 1.0
+        if waiting:
+            self._out.progress(f"{len(self.history)} calls answered; {waiting} clients wait for more than a second")
+
+    def _how_it_ended(self, number: int, call: Call) -> str:
+        process = self._fleet.clients[number].process
+        try:
+            status = process.wait(STOP_SECONDS)
+            how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        except subprocess.TimeoutExpired:
+            how = "closed its output"
+        self._fleet.wait(0)  # its last words
+        return f"client {number} {how} before it answered {show(line(call))}{self._said(number)}"
+
+    def _said(self, number: int) -> str:
+        said = self._fleet.clients[number].said
+        return "; its last words: " + " / ".join(list(said)[-3:]) if said else ""
+
+
+def judge(history: Sequence[Operation], ours: Ours, check_seconds: float, out: Transcript) -> bool:
+    """Check a history and say what was found; whether it passed."""
+    began = time.monotonic()
+    deadline = began + check_seconds
+    finding = check(
+        history,
+        ours=ours,
+        out_of_time=lambda: time.monotonic() > deadline,
+        checked=lambda done, total: out.progress(f"checking: {done} of {total} keys"),
+    )
+    took = f"{time.monotonic() - began:.1f} s"
+    if finding.verdict is Verdict.OK:
+        out.say(f"Checked in {took}: for every key there is an order that explains all answers.")
+    elif finding.verdict is Verdict.UNDECIDED:
+        out.say(f"Not decided after {took}: {finding.why}. Give more time (check-seconds=) or make fewer calls (ops=).")
+    else:
+        out.say(f"Checked in {took}: {finding.why}.")
+        explain(finding, min(operation.called_ns for operation in history), out)
+    return finding.verdict is Verdict.OK
+
+
+def explain(finding: Finding, origin_ns: int, out: Transcript) -> None:
+    """Say the shortest stretch that shows the violation."""
+    if not finding.broken:
+        return
+    deadline = time.monotonic() + EXPLAIN_SECONDS
+    out.progress("looking for the shortest stretch that shows it")
+    few = sorted(finding.broken.items(), key=lambda broken: len(broken[1]))[:EXPLAINED_KEYS_MAX]
+    stretches = [shortest(key, steps, None, lambda: time.monotonic() > deadline) for key, steps in few]
+    for text in in_words(min(stretches, key=lambda stretch: len(stretch.steps)), origin_ns):
+        out.say(f"  {text}")
+
+
+def fuzz(options: argparse.Namespace, out: Transcript) -> bool:
+    """One run from start to verdict; whether it passed."""
+    conflict = options.conflict == "yes"
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    run_id = options.run or "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
+    calls = options.ops or min(CALLS_PER_CLIENT, CALLS_MAX // options.nclis)
+    plan = Plan(options.nclis, conflict, calls, seed, run_id, options.keys)
+    command = [options.just, f"{options.module}::client", options.address]
+    shared = "the same keys" if conflict else "keys of its own" if options.nclis == 1 else "keys of their own"
+    number = f"{options.nclis} client{'s' * (options.nclis > 1)}"
+    out.say(f"Fuzz testing {options.address}: {number} on {shared}, {calls:,} calls each, seed={seed}")
+    out.say(f"Clients: {' '.join(command)}")
+    out.say(f"Keys: {len(plan.keys)}, {sample(plan.keys)}; each holds this run's id {run_id}")
+    about = {"clients": options.nclis, "conflict": options.conflict, "seed": seed, "run": run_id}
+    failure = None
+    with Fleet(command, options.nclis) as fleet:
+        run = Run(fleet, plan, options.nclis * calls, options.call_seconds, out)
+        try:
+            run.ready()
+            answered = len(run.history)
+            gc.disable()  # nothing in the loop makes a cycle
+            seconds = run.go()
+            answered = len(run.history) - answered
+            out.say(f"{answered:,} calls in {seconds:.1f} s, {answered / seconds:,.0f} a second: {count(run.history)}")
+            run.stop()
+        except FuzzFailed as error:
+            failure = str(error)
+            run.abandon()
+        except KeyboardInterrupt:
+            run.abandon()
+            raise
+        finally:
+            gc.enable()
+            if failure is not None or sys.exc_info()[0]:
+                fleet.stop(grace_seconds=0)
+            if options.history:
+                write_history(options.history, about, run.history)
+    if options.history:
+        out.say(f"History: {options.history}")
+    if failure is not None:
+        out.say(f"Failed: {failure}")
+    passed = not run.history or judge(run.history, lambda key: run_id.encode() in key, options.check_seconds, out)
+    return passed and failure is None
+
+
+def count(history: Sequence[Operation]) -> str:
+    """How many calls of each kind there are, for people."""
+    numbers = Counter(operation.kind for operation in history)
+    return ", ".join(f"{numbers[kind]:,} {kind}" for kind in KINDS)
+
+
+def check_again(options: argparse.Namespace, out: Transcript) -> bool:
+    """Judge a history that was written before; whether it passed."""
+    about, history = read_history(options.history)
+    out.say(f"Checking {options.history} again: {len(history):,} calls of {about.get('clients', 'some')} clients")
+    run_id = str(about.get("run", "")).encode()
+    return judge(history, lambda key: run_id in key, options.check_seconds, out)
+
+
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; exits with a message when it makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="fuzz",
+        description="Call a running service at random from many clients and check every answer. "
+        "Options may be written name=value or --name=value.",
+    )
+    parser.add_argument("nclis", type=int, nargs="?", help=f"number of clients, 1 to {CLIENTS_MAX}")
+    parser.add_argument("conflict", choices=("no", "yes"), nargs="?", help="whether clients share their keys")
+    parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
+    parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
+    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
+    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    parser.add_argument(
+        "--ops",
+        type=int,
+        help=f"calls of each client (default: {CALLS_PER_CLIENT:,}, but no more than {CALLS_MAX:,} together)",
+    )
+    parser.add_argument("--seed", type=int, help="makes the same calls again (default: another one each time)")
+    parser.add_argument("--run", help="the run's id in all keys, digits (default: another one each time)")
+    parser.add_argument(
+        "--keys", type=int, help="number of keys (default: 12 for each client, or 48 and more to share)"
+    )
+    parser.add_argument("--history", type=Path, help="where to write the history (default: beside the log)")
+    parser.add_argument(
+        "--check-seconds", type=float, default=CHECK_SECONDS, help="time for the check (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--call-seconds", type=float, default=CALL_SECONDS, help="time for one answer (default: %(default)g)"
+    )
+    parser.add_argument("--check-only", action="store_true", help="check the history of an earlier run again")
+    options = parser.parse_intermixed_args(words(argv))
+    if options.check_only:
+        if not options.history:
+            parser.error("check-only needs history=PATH")
+        return options
+    if options.nclis is None or options.conflict is None:
+        parser.error("the number of clients and the conflict, yes or no, are needed")
+    if not 1 <= options.nclis <= CLIENTS_MAX:
+        parser.error(f"the number of clients must be 1 to {CLIENTS_MAX}")
+    if (options.ops is not None and options.ops < 1) or (options.keys is not None and options.keys < 1):
+        parser.error("ops and keys must be at least 1")
+    if options.run is not None and not options.run.isdigit():
+        parser.error("the run's id must be digits")
+    if options.log and not options.history:
+        options.history = options.log.with_suffix(".history.jsonl")
+    return options
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when it passed."""
+    options = parse_options(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    out = Transcript(options.log)
+    try:
+        try:
+            passed = check_again(options, out) if options.check_only else fuzz(options, out)
+        except KeyboardInterrupt:
+            out.say("Interrupted: the clients are stopped, nothing was judged.")
+            return 130
+        except (OSError, ValueError) as error:
+            out.say(f"Failed: {error}")
+            passed = False
+        out.say(VERDICT.format("PASSED" if passed else "FAILED"))
+    finally:
+        out.close()
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,389 @@
+"""The server's side of a connection: what each call gets, bad ones too, and bounds on calls in flight."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols import amp
+from twisted.trial.unittest import SynchronousTestCase
+
+from madkv.errors import Busy
+from madkv.limits import (
+    CALL_BYTES_MAX,
+    CALLS_MAX,
+    CALLS_PER_CONNECTION_MAX,
+    MIB,
+    SCAN_CURSOR_SECONDS_MAX,
+)
+from madkv.operations import Operation
+from madkv.server.replica import Answered, Released, SoloReplica
+from madkv.server.service import ServerFactory, ServerProtocol
+from madkv.storage.memory import MemoryStore
+from madkv.wire import codec
+from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes
+
+
+class LaterReplica:
+    """A real replica whose answers come when the test says so, as those of a group would."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self._solo = SoloReplica(self.store, lambda: 0.0)
+        self.waiting: deque[Callable[[], None]] = deque()
+        self.fails = False
+
+    def propose(self, operation: Operation, answered: Answered) -> None:
+        self._hand_over(lambda: self._solo.propose(operation, answered))
+
+    def read(self, released: Released) -> None:
+        self._hand_over(lambda: self._solo.read(released))
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        if self.fails:
+            raise RuntimeError("the replica is broken")
+        self.waiting.append(work)
+
+    def go_on(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.waiting.popleft()()
+
+
+class RefusingReplica(SoloReplica):
+    """Keeps every operation from being applied, as one that is no leader does."""
+
+    def propose(self, operation: Operation, answered: Answered) -> None:
+        answered(Busy("not now"))
+
+    def read(self, released: Released) -> None:
+        released(Busy("not now"))
+
+
+class Client:
+    """The other end of a server's connection."""
+
+    def __init__(self, factory: ServerFactory) -> None:
+        self.transport = StringTransport()
+        self.protocol: ServerProtocol = factory.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        self._tag = 0
+
+    def send(self, command: bytes, fields: bytes = b"") -> bytes:
+        self._tag += 1
+        self.protocol.dataReceived(codec.request(self._tag, command, fields))
+        return b"%d" % self._tag
+
+    def answers(self) -> list[Box]:
+        """What has come since the last time."""
+        boxes: list[Box] = []
+        assert parse_boxes(self.transport.value(), boxes) == len(self.transport.value())
+        self.transport.clear()
+        return boxes
+
+    def call(self, command: bytes, fields: bytes = b"") -> Box:
+        tag = self.send(command, fields)
+        (answer,) = self.answers()
+        assert answer.get(b"_answer", answer.get(b"_error")) == tag
+        return answer
+
+
+KEY = field(b"key", b"k")
+VALUE = blob(b"value", b"v")
+
+
+class ServerProtocolTest(SynchronousTestCase):
+    """Calls on a server whose replica answers at once."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore()
+        self.factory = ServerFactory(self.clock, SoloReplica(self.store, self.clock.seconds), b"s0", b"boot")
+        self.client = Client(self.factory)
+
+    def tearDown(self) -> None:
+        for protocol in list(self.factory.connections):
+            protocol.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual((self.factory.calls, self.factory.call_bytes, len(self.factory.cuts)), (0, 0, 0))
+        self.assertEqual(self.store._undo_bytes, 0)
+
+    def refused(self, code: bytes, words: str, command: bytes, fields: bytes = b"") -> None:
+        """One line that holds these words, and the connection goes on."""
+        answer = self.client.call(command, fields)
+        self.assertEqual(answer.get(b"_error_code"), code, answer)
+        description = answer[b"_error_description"].decode()
+        self.assertIn(words, description)
+        self.assertNotIn("\n", description)
+        self.assertNotIn(b"_error", self.client.call(codec.GET, KEY))
+        self.assertFalse(self.client.transport.disconnecting)
+
+    def test_calls(self) -> None:
+        call = self.client.call
+        hello = call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+        self.assertEqual((hello[b"node"], hello[b"boot"], hello[b"version"]), (b"s0", b"boot", b"1"))
+        self.assertEqual(call(codec.PUT, KEY + VALUE)[b"found"], b"False")
+        self.assertEqual(call(codec.GET, KEY)[b"value"], b"v")
+        self.assertEqual(call(codec.SWAP, KEY + blob(b"value", b"w"))[b"value"], b"v")
+        self.assertEqual(call(codec.DELETE, KEY)[b"found"], b"True")
+        self.assertNotIn(b"value", call(codec.GET, KEY))
+        self.assertNotIn(b"value", call(codec.SWAP, KEY + VALUE))
+        scan = call(codec.SCAN, field(b"start", b"") + field(b"end", b"z"))
+        self.assertEqual(codec.decode_pairs(scan[b"pairs"]), [(b"k", b"v")])
+        self.assertNotIn(b"cursor", scan)
+        session = int(call(codec.OPEN_SESSION, field(b"client_id", b"c" * 16))[b"session"])
+        put = KEY + VALUE + codec.session_fields(session, 1, 1)
+        self.assertEqual(call(codec.PUT, put)[b"found"], b"True")
+        call(codec.DELETE, KEY)
+        self.assertEqual(call(codec.PUT, put)[b"found"], b"True", "a retry gets the recorded answer")
+        self.assertNotIn(b"value", call(codec.GET, KEY))
+        self.assertEqual(set(call(codec.CLOSE_SESSION, codec.integer(b"session", session))), {b"_answer"})
+        self.assertEqual(call(codec.PUT, put)[b"_error_code"], b"UNKNOWN_SESSION")
+
+    def test_missing_arguments(self) -> None:
+        end, sequence = field(b"end", b""), codec.integer(b"sequence", 1)
+        for command, fields, missing in (
+            (codec.PUT, b"", "key"),
+            (codec.PUT, KEY, "value"),
+            (codec.SWAP, VALUE, "key"),
+            (codec.SWAP, KEY, "value"),
+            (codec.GET, b"", "key"),
+            (codec.DELETE, VALUE, "key"),
+            (codec.SCAN, end, "start"),
+            (codec.SCAN, field(b"start", b""), "end"),
+            (codec.HELLO, b"", "version"),
+            (codec.OPEN_SESSION, b"", "client_id"),
+            (codec.CLOSE_SESSION, b"", "session"),
+            (codec.PUT, KEY + VALUE + codec.integer(b"session", 1), "sequence"),
+            (codec.PUT, KEY + VALUE + codec.integer(b"session", 1) + sequence, "floor"),
+        ):
+            self.refused(b"INVALID_ARGUMENT", f"'{missing}' is missing", command, fields)
+        self.assertEqual(len(self.store), 0)
+
+    def test_malformed_arguments(self) -> None:
+        def key(size: int) -> bytes:
+            return field(b"key", b"k" * size)
+
+        for command, fields, words in (
+            (codec.GET, key(0), "a key has 1 to 511 bytes; this one has 0"),
+            (codec.GET, key(512), "this one has 512"),
+            (codec.PUT, key(512) + VALUE, "this one has 512"),
+            (codec.SWAP, key(0) + VALUE, "this one has 0"),
+            (codec.DELETE, key(65_535), "this one has 65,535"),
+            (codec.PUT, KEY + blob(b"value", b"v" * (MIB + 1)), "a value has at most 1,048,576 bytes"),
+            (codec.SCAN, field(b"start", b"") + field(b"end", b"k" * 512), "bounds of a scan"),
+            (codec.SCAN, field(b"start", b"") + field(b"end", b"") + field(b"cursor", b"x"), "whole number"),
+            (codec.HELLO, field(b"version", b"one"), "whole number"),
+            (codec.OPEN_SESSION, field(b"client_id", b"c" * 15), "a client id has 16 bytes"),
+            (codec.CLOSE_SESSION, field(b"session", b"-1"), "whole number"),
+            (codec.DELETE, KEY + codec.session_fields(0, 1, 1), "do not fit together"),
+            (codec.DELETE, KEY + codec.integer(b"sequence", 1), "go with 'session'"),
+            (codec.PUT, KEY + field(b"value", b"v") + field(b"value.1", b"w"), "split wrongly"),
+        ):
+            self.refused(b"INVALID_ARGUMENT", words, command, fields)
+        self.assertEqual(len(self.store), 0)
+        for size in (1, 511):
+            self.assertEqual(self.client.call(codec.PUT, key(size) + blob(b"value", b"v" * MIB))[b"found"], b"False")
+            self.assertEqual(join_blob(self.client.call(codec.GET, key(size)), b"value"), b"v" * MIB)
+
+    def test_other_refusals(self) -> None:
+        self.refused(b"VERSION_MISMATCH", "version 1", codec.HELLO, codec.integer(b"version", 2))
+        self.refused(b"UNKNOWN_SESSION", "session 7", codec.DELETE, KEY + codec.session_fields(7, 1, 1))
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        self.refused(b"SCAN_EXPIRED", "scan again", codec.SCAN, bounds + codec.integer(b"cursor", 1))
+
+    def test_commands_it_does_not_have(self) -> None:
+        self.refused(b"UNHANDLED", "StartTLS", amp.StartTLS.commandName)
+        self.refused(b"UNHANDLED", "no command 'put'", b"put", KEY + VALUE)
+        self.refused(b"UNHANDLED", r"\xff\x00", b"\xff\x00" * 1000)
+
+    def test_a_box_that_is_no_call(self) -> None:
+        self.client.protocol.dataReceived(codec.answer(b"1", b""))
+        self.assertTrue(self.client.transport.disconnecting)
+        self.assertEqual(self.client.answers(), [])
+
+    def test_calls_that_want_no_answer(self) -> None:
+        def untagged(command: bytes, fields: bytes) -> bytes:
+            return field(b"_command", command) + fields + b"\0\0"
+
+        for data in (
+            untagged(codec.PUT, KEY + VALUE),
+            untagged(codec.PUT, KEY),
+            untagged(codec.GET, KEY),
+            untagged(b"Nonsense", b""),
+        ):
+            self.client.protocol.dataReceived(data)
+        self.assertEqual(self.client.transport.value(), b"")
+        self.assertEqual(self.store.get(b"k"), b"v")
+
+    def test_a_responder_that_fails(self) -> None:
+        def broken(key: bytes) -> bytes:
+            raise RuntimeError("nobody thought of this")
+
+        self.patch(self.store, "get", broken)
+        answer = self.client.call(codec.GET, KEY)
+        self.assertEqual(answer[b"_error_code"], b"INTERNAL_ERROR")
+        self.assertNotIn(b"nobody thought", answer[b"_error_description"])
+        (failure,) = self.flushLoggedErrors(RuntimeError)
+        self.assertIn("nobody thought", failure.getErrorMessage())
+        self.assertEqual(self.client.call(codec.DELETE, KEY)[b"found"], b"False")
+        self.assertFalse(self.client.transport.disconnecting)
+
+    def test_a_page_that_fails_leaves_no_cut(self) -> None:
+        def broken(*_: object) -> Iterator[tuple[bytes, bytes]]:
+            raise RuntimeError("nobody thought of this")
+
+        self.patch(self.store, "_pairs_at", broken)
+        answer = self.client.call(codec.SCAN, field(b"start", b"") + field(b"end", b"z"))
+        self.assertEqual(answer[b"_error_code"], b"INTERNAL_ERROR")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(len(self.store._cuts), 0)
+
+    def test_errors_that_the_replica_answers(self) -> None:
+        client = Client(ServerFactory(self.clock, RefusingReplica(self.store), b"s0", b""))
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        for command, fields in ((codec.PUT, KEY + VALUE), (codec.GET, KEY), (codec.SCAN, bounds)):
+            answer = client.call(command, fields)
+            self.assertEqual((answer[b"_error_code"], answer[b"_error_description"]), (b"BUSY", b"not now"))
+        client.protocol.connectionLost()
+
+    def scan_pages(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        fields = bounds
+        while True:
+            answer = self.client.call(codec.SCAN, fields)
+            yield codec.decode_pairs(join_blob(answer, b"pairs") or b"")
+            if b"cursor" not in answer:
+                return
+            fields = bounds + field(b"cursor", answer[b"cursor"])
+
+    def test_a_scan_of_many_pages_is_one_cut(self) -> None:
+        for number in range(2000):
+            self.store.put(b"user%05d" % number, b"v" * 1000)
+        before = sorted(self.store._live.items())
+        found: list[tuple[bytes, bytes]] = []
+        pages = 0
+        for page in self.scan_pages():
+            found += page
+            for number in range(pages, 2000, 50):
+                self.client.call(codec.PUT, field(b"key", b"user%05d" % number) + VALUE)
+                self.client.call(codec.DELETE, field(b"key", b"user%05d" % (number + 1)))
+            pages += 1
+        self.assertGreater(pages, 5)
+        self.assertEqual(found, before)
+        self.assertEqual(self.store._undo_bytes, 0)
+
+    def test_cursors_belong_to_their_connection_and_go_with_it(self) -> None:
+        for number in range(1000):
+            self.store.put(b"user%05d" % number, b"v" * 1000)
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        cursor = field(b"cursor", self.client.call(codec.SCAN, bounds)[b"cursor"])
+        other = Client(self.factory)
+        self.assertEqual(other.call(codec.SCAN, bounds + cursor)[b"_error_code"], b"SCAN_EXPIRED")
+        self.assertIn(b"pairs", self.client.call(codec.SCAN, bounds + cursor))
+        self.assertEqual(self.client.call(codec.SCAN, bounds + cursor)[b"_error_code"], b"SCAN_EXPIRED")
+        self.assertEqual(len(self.factory.cuts), 1)
+        self.client.protocol.connectionLost()
+        self.assertEqual((len(self.factory.cuts), len(self.store._cuts)), (0, 0))
+
+    def test_cursors_expire(self) -> None:
+        for number in range(1000):
+            self.store.put(b"user%05d" % number, b"v" * 1000)
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        cursor = field(b"cursor", self.client.call(codec.SCAN, bounds)[b"cursor"])
+        self.clock.advance(SCAN_CURSOR_SECONDS_MAX + 0.1)
+        self.assertEqual(self.client.call(codec.SCAN, bounds + cursor)[b"_error_code"], b"SCAN_EXPIRED")
+        self.assertEqual(len(self.store._cuts), 0)
+
+
+class InFlightTest(SynchronousTestCase):
+    """Calls whose answers take their time, and bounds on how many may."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.replica = LaterReplica()
+        self.factory = ServerFactory(self.clock, self.replica, b"s0", b"boot")
+        self.client = Client(self.factory)
+
+    def finish(self) -> None:
+        """Let everything be answered; nothing may count as in flight after that."""
+        while self.replica.waiting:
+            self.replica.go_on()
+        self.assertEqual((self.factory.calls, self.factory.call_bytes), (0, 0))
+        self.assertEqual(self.client.transport.producerState, "producing")
+
+    def test_answers_come_when_they_are_there(self) -> None:
+        tags = [self.client.send(codec.PUT, KEY + VALUE), self.client.send(codec.GET, KEY)]
+        self.assertEqual(self.client.answers(), [])
+        self.replica.go_on()
+        self.assertEqual([answer[b"_answer"] for answer in self.client.answers()], tags[:1])
+        self.finish()
+        self.assertEqual([answer[b"_answer"] for answer in self.client.answers()], tags[1:])
+
+    def test_a_connection_at_its_bound_waits(self) -> None:
+        count = CALLS_PER_CONNECTION_MAX + 10
+        self.client.protocol.dataReceived(b"".join(codec.request(n, codec.GET, KEY) for n in range(1, count + 1)))
+        self.assertEqual(len(self.replica.waiting), CALLS_PER_CONNECTION_MAX)
+        self.assertEqual(self.client.transport.producerState, "paused")
+        other = Client(self.factory)
+        other.send(codec.GET, KEY)
+        self.assertEqual(len(self.replica.waiting), CALLS_PER_CONNECTION_MAX + 1, "others go on")
+        self.replica.go_on(3)
+        self.assertEqual(self.factory.calls, CALLS_PER_CONNECTION_MAX + 1, "each answer lets the next call in")
+        self.assertEqual(self.client.transport.producerState, "paused")
+        self.finish()
+        tags = [answer[b"_answer"] for answer in self.client.answers()]
+        self.assertEqual(sorted(map(int, tags)), list(range(1, count + 1)))
+
+    def test_the_server_at_its_bound_is_busy(self) -> None:
+        clients = [Client(self.factory) for _ in range(CALLS_MAX // 1000 + 1)]
+        for client in clients:
+            client.protocol.dataReceived(b"".join(codec.request(n, codec.GET, KEY) for n in range(1000)))
+        self.assertEqual(self.factory.calls, CALLS_MAX)
+        busy = clients[-1].answers()
+        self.assertEqual(len(busy), 1000 * len(clients) - CALLS_MAX)
+        self.assertEqual({answer[b"_error_code"] for answer in busy}, {b"BUSY"})
+        self.assertEqual(self.client.call(codec.GET, KEY)[b"_error_code"], b"BUSY")
+        self.replica.go_on()
+        self.client.send(codec.GET, KEY)
+        self.finish()
+        (answer,) = self.client.answers()
+        self.assertIn(b"_answer", answer)
+
+    def test_the_server_at_its_bound_of_bytes_is_busy(self) -> None:
+        put = KEY + blob(b"value", b"v" * MIB)
+        for _ in range(CALL_BYTES_MAX // MIB):
+            self.client.send(codec.PUT, put)
+        self.assertEqual(self.client.call(codec.GET, KEY)[b"_error_code"], b"BUSY")
+        self.finish()
+
+    def test_answers_for_a_connection_that_is_gone(self) -> None:
+        for number in range(1000):
+            self.replica.store.put(b"%d" % number, b"v" * 1000)
+        self.client.send(codec.GET, KEY)
+        self.client.send(codec.PUT, KEY + VALUE)
+        self.client.send(codec.SCAN, field(b"start", b"") + field(b"end", b"z"))
+        self.client.protocol.connectionLost()
+        self.finish()
+        self.assertEqual(self.client.transport.value(), b"")
+        self.assertEqual((len(self.factory.cuts), len(self.replica.store._cuts)), (0, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_replica_that_fails_keeps_nothing_in_flight(self) -> None:
+        """Otherwise the bounds fill up with calls that nobody will ever answer."""
+        self.replica.fails = True
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        for command, fields in ((codec.GET, KEY), (codec.PUT, KEY + VALUE), (codec.SCAN, bounds)):
+            self.assertEqual(self.client.call(command, fields)[b"_error_code"], b"INTERNAL_ERROR")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
+        self.finish()
+
+    def test_an_answer_that_fails_later_is_its_calls_alone(self) -> None:
+        def broken(key: bytes) -> bytes:
+            raise RuntimeError("nobody thought of this")
+
+        tag = self.client.send(codec.GET, KEY)
+        self.patch(self.replica.store, "get", broken)
+        self.finish()
+        (answer,) = self.client.answers()
+        self.assertEqual((answer[b"_error"], answer[b"_error_code"]), (tag, b"INTERNAL_ERROR"))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
