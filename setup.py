@@ -14,12 +14,12 @@ TEST = [
     "mypy-zope>=1.0.11,<2",
     "pytest>=8.2,<10",
     "pytest-twisted>=1.14.2,<2",
-    "ruff>=0.9,<1",
+    "ruff>=0.17,<0.18",
 ]
 BENCH = ["hdrhistogram>=0.10.3,<0.11"]
 REPORT = [*BENCH, "matplotlib>=3.8,<4"]
 # What the recipes need beside the project: the `just` program, and a look at processes for `kill` and `bench::cpu`.
-RECIPES = ["psutil>=5.9,<8", "rust-just>=1.40,<2"]
+RECIPES = ["psutil>=5.9,<8", "rust-just>=1.35,<2"]
 
 setup(
     name="madkv",

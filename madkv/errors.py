@@ -4,13 +4,11 @@ Errors with a `code` cross the wire: a server answers them as declared AMP error
 code and one line of text (`from_code`).
 """
 
-from typing import ClassVar
-
 
 class MadKVError(Exception):
     """Base of all errors meant for users."""
 
-    code: ClassVar[bytes] = b""
+    code = b""
 
 
 class InvalidArgument(MadKVError):

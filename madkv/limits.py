@@ -26,6 +26,8 @@ SCAN_PAGE_BYTES = 256 * KIB
 """A page ends with the pair that reaches this many bytes, so it is at most this plus one pair."""
 SCAN_PAGE_PAIRS = 4096
 """A page also ends after this many pairs, so that tiny pairs do not hold up the server."""
+SCAN_PAGE_KEYS_WALKED = 16_384
+"""Keys that a page may look at, also those that were not there when the cut was taken; it may end empty by that."""
 SCAN_CURSORS_PER_CONNECTION_MAX = 64
 SCAN_CURSORS_MAX = 1024
 SCAN_CURSOR_SECONDS_MAX = 60.0
@@ -45,14 +47,22 @@ SESSIONS_MAX = 100_000
 SESSION_CALLS_MAX = 1024
 """Calls of one session between its floor and its highest sequence number: what one client may have in flight."""
 SESSION_RECORD_BYTES_MAX = 256 * MIB
-"""Recorded answers of all sessions together; beyond it a call that would record more is answered Busy."""
+"""Recorded answers of all sessions together. Beyond it a call that would record more is answered Busy; beyond twice as
+much, also the oldest call that a session waits for, which its later calls might otherwise keep out for ever."""
+SESSIONS_PER_CONNECTION_MAX = 64
+"""Sessions that one connection may open."""
 SESSION_SECONDS = 3600.0
-"""The life of a session that makes no write, in the time that entries carry."""
+"""The life of a session after its last write, in the time that entries carry."""
+SESSION_UNUSED_SECONDS = 60.0
+"""The life of a session that never made a write."""
 
 # --- Client ----------------------------------------------------------------------------------------------------------
 CONNECT_SECONDS_MAX = 2.0
 TRY_SECONDS_MAX = 5.0
-"""One attempt of a call; after it the connection is given up and the same call is tried again."""
+"""How long an attempt of a call waits for a byte of its answer; then the connection is given up and the same call is
+tried again. A large call gets more, by the next bound."""
+SLOWEST_BYTES_PER_SECOND = 64 * KIB
+"""A link that carries less than this may see large calls start over and over."""
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 1.0
 CLOSE_SECONDS_MAX = 1.0
@@ -68,4 +78,5 @@ assert PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= BOX_BYTES_MAX
 assert PAGE_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
 assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MAX
 assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
-assert RETRY_SECONDS_MAX < TRY_SECONDS_MAX < SESSION_SECONDS
+assert RETRY_SECONDS_MAX < TRY_SECONDS_MAX < SESSION_UNUSED_SECONDS < SESSION_SECONDS
+assert SCAN_PAGE_PAIRS <= SCAN_PAGE_KEYS_WALKED

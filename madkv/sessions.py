@@ -13,7 +13,13 @@ from collections import OrderedDict
 import attrs
 
 from madkv.errors import Busy, InvalidArgument, MadKVError, StaleCall, UnknownSession
-from madkv.limits import SESSION_CALLS_MAX, SESSION_RECORD_BYTES_MAX, SESSION_SECONDS, SESSIONS_MAX
+from madkv.limits import (
+    SESSION_CALLS_MAX,
+    SESSION_RECORD_BYTES_MAX,
+    SESSION_SECONDS,
+    SESSION_UNUSED_SECONDS,
+    SESSIONS_MAX,
+)
 from madkv.operations import Outcome, Write
 
 RECORD_OVERHEAD_BYTES = 200
@@ -41,6 +47,7 @@ class Session:
     client_id: bytes
     floor: int
     last_write_ms: int
+    """Time of the last write, or of the opening while there was none."""
     records: dict[int, Record] = attrs.Factory(dict)
 
 
@@ -57,37 +64,40 @@ class Sessions:
         self._sessions_max = sessions_max
         self._record_bytes_max = record_bytes_max
         self._life_ms = int(life_seconds * 1000)
-        self._by_index: OrderedDict[int, Session] = OrderedDict()  # the one idle for longest comes first
+        self._unused_life_ms = min(self._life_ms, int(SESSION_UNUSED_SECONDS * 1000))
+        # Both in the order of `last_write_ms`: whoever has been idle for longest comes first.
+        self._unused: OrderedDict[int, Session] = OrderedDict()  # opened, and no write made yet
+        self._by_index: OrderedDict[int, Session] = OrderedDict()  # all the others
         self._index_of: dict[bytes, int] = {}
         self.record_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._by_index)
+        return len(self._by_index) + len(self._unused)
 
     def expire(self, now_ms: int) -> None:
-        """Forget sessions that made no write for a session's life."""
-        while self._by_index:
-            index, session = next(iter(self._by_index.items()))
-            if session.last_write_ms + self._life_ms >= now_ms:
-                return
-            self.close(index)
+        """Forget sessions that made no write for a session's life, and sooner those that never made one."""
+        for sessions, life_ms in ((self._unused, self._unused_life_ms), (self._by_index, self._life_ms)):
+            while sessions:
+                index, session = next(iter(sessions.items()))
+                if session.last_write_ms + life_ms >= now_ms:
+                    break
+                self.close(index)
 
     def open(self, client_id: bytes, index: int, now_ms: int) -> int | Busy:
         """The client's session: the one it has, or a new one named `index`. Busy when the table is full."""
         existing = self._index_of.get(client_id)
         if existing is not None:
-            self._by_index[existing].last_write_ms = now_ms
-            self._by_index.move_to_end(existing)
+            self._touch(existing, now_ms)
             return existing
-        if len(self._by_index) >= self._sessions_max:
+        if len(self) >= self._sessions_max:
             return Busy(f"all {self._sessions_max:,} sessions are in use")
-        self._by_index[index] = Session(client_id, floor=1, last_write_ms=now_ms)
+        self._unused[index] = Session(client_id, floor=1, last_write_ms=now_ms)
         self._index_of[client_id] = index
         return index
 
     def close(self, index: int) -> None:
         """Forget a session and its records, if it is there."""
-        session = self._by_index.pop(index, None)
+        session = self._by_index.pop(index, None) or self._unused.pop(index, None)
         if session is not None:
             del self._index_of[session.client_id]
             self.record_bytes -= sum(record.size_bytes for record in session.records.values())
@@ -98,11 +108,12 @@ class Sessions:
         Returns the Session when it is to be executed now (then call `record`), the Record when it was executed before,
         or the refusal.
         """
-        session = self._by_index.get(write.session)
+        unused = self._unused.pop(write.session, None)
+        if unused is not None:
+            self._by_index[write.session] = unused
+        session = self._touch(write.session, now_ms)
         if session is None:
             return UnknownSession(f"session {write.session} is not open here: it has expired or was closed")
-        session.last_write_ms = now_ms
-        self._by_index.move_to_end(write.session)
         if write.floor > session.floor:
             self._raise_floor(session, write.floor)
         if write.sequence < session.floor:
@@ -114,9 +125,10 @@ class Sessions:
             return record
         if write.sequence >= session.floor + SESSION_CALLS_MAX:
             return InvalidArgument(f"more than {SESSION_CALLS_MAX:,} calls in flight in one session")
-        # The call at the floor is let through even then: until it is answered, the floor cannot rise and no record of
-        # its session goes. Refuse it, and a session that filled the table by its later calls would keep it full.
-        if self.record_bytes >= self._record_bytes_max and write.sequence > session.floor:
+        # Its oldest call is let through all the same, if the session has records: until it is answered, the floor
+        # cannot rise and none of them goes; a session that filled the table by its later calls would keep it full.
+        is_oldest = write.sequence == session.floor and bool(session.records)
+        if self.record_bytes >= (2 if is_oldest else 1) * self._record_bytes_max:
             return Busy("no room to record more answers; calls that are being answered will make some")
         return session
 
@@ -125,6 +137,15 @@ class Sessions:
         record = Record(write.key, outcome)
         session.records[write.sequence] = record
         self.record_bytes += record.size_bytes
+
+    def _touch(self, index: int, now_ms: int) -> Session | None:
+        for sessions in (self._by_index, self._unused):
+            session = sessions.get(index)
+            if session is not None:
+                session.last_write_ms = now_ms
+                sessions.move_to_end(index)
+                return session
+        return None
 
     def _raise_floor(self, session: Session, floor: int) -> None:
         records = session.records

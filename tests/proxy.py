@@ -161,3 +161,59 @@ def split_boxes(data: bytes) -> tuple[list[tuple[bytes, Box]], bytes]:
 def is_write(box: Box) -> bool:
     """Whether this request is a write in a session."""
     return box.get(COMMAND) in (b"Put", b"Swap", b"Delete")
+
+
+class SlowLink:
+    """A link to a server that carries so many bytes a second towards it and no more. Use it in a `with` statement."""
+
+    CHUNK_BYTES = 16 * 1024
+
+    def __init__(self, host: str, port: int, bytes_per_second: int) -> None:
+        self._target = host, port
+        self._seconds_a_chunk = self.CHUNK_BYTES / bytes_per_second
+        self.connections = 0
+        self._ended = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for each in (self._listener, *self._sockets):
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            each.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            far = socket.create_connection(self._target)
+            self._sockets += (near, far)
+            for source, sink, seconds in ((near, far, self._seconds_a_chunk), (far, near, 0.0)):
+                thread = threading.Thread(target=self._carry, args=(source, sink, seconds))
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, seconds: float) -> None:
+        try:
+            while data := source.recv(self.CHUNK_BYTES):
+                self._ended.wait(seconds * len(data) / self.CHUNK_BYTES)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass

@@ -16,6 +16,7 @@ from madkv.limits import KEY_BYTES_MAX, SCAN_PAGE_PAIRS, VALUE_BYTES_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import field
 from tests.processes import ServerProcess
+from tests.proxy import SlowLink
 
 VALUES = [b"", b"\0", b"\n", b"a b\r\n", bytes(range(256)), b"v" * 65_534, b"v" * 65_535, b"v" * 65_536]
 
@@ -273,7 +274,7 @@ def test_an_interrupted_call_does_not_answer_the_next(server: ServerProcess, mon
         client.put(b"bk.int", b"1")
         with monkeypatch.context() as patched:
 
-            def interrupt(self: object, deadline: float) -> None:
+            def interrupt(self: object, *seconds: float) -> None:
                 raise KeyboardInterrupt
 
             patched.setattr(blocking._Connection, "_receive", interrupt)
@@ -282,3 +283,14 @@ def test_an_interrupted_call_does_not_answer_the_next(server: ServerProcess, mon
         assert client.get(b"bk.int") in (b"1", b"2")
         assert client.put(b"bk.int.other", b"x") is False
         assert client.get(b"bk.int.other") == b"x"
+
+
+def test_a_large_value_gets_through_a_slow_link(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time allowed for a try is shorter than the value takes; as long as bytes move, it goes on."""
+    monkeypatch.setattr(blocking, "TRY_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(blocking, "SLOWEST_BYTES_PER_SECOND", 512 * 1024)
+    value = bytes(range(256)) * 4096
+    with SlowLink(server.host, server.port, bytes_per_second=1_000_000) as link, BlockingClient(link.address) as client:
+        assert client.put(b"bk.slow", value) is False
+        assert client.get(b"bk.slow") == value
+        assert link.connections == 1

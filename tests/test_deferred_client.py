@@ -18,14 +18,16 @@ from madkv.errors import Abandoned, Busy, InvalidArgument, ProtocolError, Versio
 from madkv.limits import (
     CONNECT_SECONDS_MAX,
     KEY_BYTES_MAX,
+    MIB,
     RETRY_SECONDS_MAX,
     SCAN_PAGE_PAIRS,
     SESSION_CALLS_MAX,
+    SLOWEST_BYTES_PER_SECOND,
     TRY_SECONDS_MAX,
     VALUE_BYTES_MAX,
 )
 from madkv.wire import codec
-from madkv.wire.boxes import COMMAND, Box, field
+from madkv.wire.boxes import COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from tests.processes import ServerProcess
 from tests.proxy import Fate, Proxy, split_boxes
@@ -88,10 +90,27 @@ class CallerTests(SynchronousTestCase):
         self.successResultOf(first)
         self.clock.advance(TRY_SECONDS_MAX - 0.5)
         self.assertFalse(self.transport.disconnecting)
-        self.clock.advance(0.5)
+        self.clock.advance(0.51)
         self.assertTrue(self.transport.disconnecting)
         self.caller.connectionLost(Failure(ConnectionDone()))
         self.assertIn("no answer within", str(self.failureResultOf(second, ConnectionLost).value))
+
+    def test_a_large_call_gets_the_time_that_a_slow_link_needs(self) -> None:
+        """Otherwise it is cut off and sent anew for ever, over a link that would have carried it."""
+        self.caller.call(codec.PUT, blob(b"value", b"v" * MIB)).addErrback(lambda _: None)
+        self.clock.advance(MIB / SLOWEST_BYTES_PER_SECOND + TRY_SECONDS_MAX)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.1)
+        self.assertTrue(self.transport.disconnecting)
+        self.caller.connectionLost(Failure(ConnectionDone()))
+
+    def test_an_answer_that_arrives_bit_by_bit_is_waited_for(self) -> None:
+        got = self.caller.call(codec.GET, b"")
+        answer = codec.answer(b"1", field(b"value", b"v" * 20))
+        for byte in answer:
+            self.clock.advance(TRY_SECONDS_MAX - 1)
+            self.caller.dataReceived(bytes([byte]))
+        self.assertEqual(self.successResultOf(got)[b"value"], b"v" * 20)
 
     def test_an_answer_to_a_cancelled_call_is_no_surprise(self) -> None:
         cancelled, kept = self.caller.call(codec.GET, b""), self.caller.call(codec.GET, b"")
@@ -163,7 +182,7 @@ class TimeTests(SynchronousTestCase):
             protocol, transport = self.connection()
             self.reactor.advance(TRY_SECONDS_MAX - 0.01)
             self.assertFalse(transport.disconnecting)
-            self.reactor.advance(0.01)
+            self.reactor.advance(0.02)
             self.assertTrue(transport.disconnecting)
             protocol.connectionLost(Failure(ConnectionLost()))
             self.reactor.advance(RETRY_SECONDS_MAX)

@@ -1,6 +1,7 @@
 """The base protocol: bounds on time and memory, backpressure, and writing through to the socket."""
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,9 @@ from madkv.limits import (
 from madkv.server.replica import SoloReplica
 from madkv.server.service import ServerFactory
 from madkv.storage.memory import MemoryStore
-from madkv.wire import codec
+from madkv.wire import codec, protocol
 from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes
-from madkv.wire.protocol import FLUSH_BYTES, BoxProtocol
+from madkv.wire.protocol import FLUSH_BYTES, SLICE_SECONDS, BoxProtocol
 
 READ_BYTES = 64 * 1024
 
@@ -64,6 +65,46 @@ class BoxProtocolTest(SynchronousTestCase):
             self.protocol.dataReceived(bytes([byte]))
         self.assertEqual(self.protocol.got, [1, 2, 3])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_much_at_once_takes_turns_with_others(self) -> None:
+        """Each box takes half a slice: two are handled in a turn, and nothing is read before all are."""
+
+        def take_time(number: int) -> None:
+            self.clock.rightNow += SLICE_SECONDS * 0.6
+
+        self.protocol.then = take_time
+        self.protocol.dataReceived(b"".join(box(number) for number in range(5)) + box(5)[:3])
+        self.assertEqual(self.protocol.got, [0, 1])
+        self.assertEqual(self.transport.producerState, "paused")
+        self.clock.advance(0)  # the turns that follow are all due by then, by this clock
+        self.assertEqual(self.protocol.got, [0, 1, 2, 3, 4])
+        self.assertEqual(self.transport.producerState, "producing")
+        self.protocol.dataReceived(box(5)[3:])
+        self.assertEqual(self.protocol.got[-1], 5)
+
+    def test_between_turns_the_connection_may_go(self) -> None:
+        def take_time(number: int) -> None:
+            self.clock.rightNow += SLICE_SECONDS * 1.1
+
+        self.protocol.then = take_time
+        self.protocol.dataReceived(box(1) + box(2))
+        self.protocol.connectionLost()
+        self.clock.advance(1)
+        self.assertEqual(self.protocol.got, [1])
+
+    def test_a_long_field_is_not_looked_at_for_every_byte(self) -> None:
+        looks = 0
+
+        def counted(data: bytes, boxes: deque[Box]) -> int:
+            nonlocal looks
+            looks += 1
+            return parse_boxes(data, boxes)
+
+        self.patch(protocol, "parse_boxes", counted)
+        for byte in box(1, 3000):
+            self.protocol.dataReceived(bytes([byte]))
+        self.assertEqual(self.protocol.got, [1])
+        self.assertLess(looks, 20)
 
     def test_half_a_box_and_silence(self) -> None:
         self.protocol.dataReceived(box(1) + box(2)[:-1])

@@ -18,7 +18,7 @@ from madkv.client.blocking import BlockingClient
 from madkv.limits import BOX_BYTES_MAX, MIB
 from madkv.wire import codec
 from madkv.wire.boxes import Box, blob, field, parse_boxes
-from tests.processes import Process, ServerProcess, server_command
+from tests.processes import TWISTD, Process, ServerProcess, server_command
 
 SECONDS_MAX = 10.0
 STOP_SECONDS_MAX = 5.0
@@ -334,6 +334,15 @@ def test_port_in_use(server: ServerProcess) -> None:
     assert "Traceback" not in ended.stdout
     with BlockingClient(server.address) as client:
         assert client.get(b"nothing") is None
+
+
+def test_port_in_use_in_the_background(server: ServerProcess, tmp_path: Path) -> None:
+    """Without -n twistd waits for its child to say that it has started; it must hear that it has not."""
+    command = [sys.executable, str(TWISTD), "madkv-server", "--listen", server.address]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert f"Couldn't listen on {server.address}" in ended.stderr
+    assert list(tmp_path.glob("*.pid")) == []
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])

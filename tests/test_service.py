@@ -15,6 +15,7 @@ from madkv.limits import (
     CALLS_PER_CONNECTION_MAX,
     MIB,
     SCAN_CURSOR_SECONDS_MAX,
+    SESSIONS_PER_CONNECTION_MAX,
 )
 from madkv.operations import Operation
 from madkv.server.replica import Answered, Released, SoloReplica
@@ -191,6 +192,11 @@ class ServerProtocolTest(SynchronousTestCase):
         bounds = field(b"start", b"") + field(b"end", b"z")
         self.refused(b"SCAN_EXPIRED", "scan again", codec.SCAN, bounds + codec.integer(b"cursor", 1))
 
+    def test_a_connection_opens_a_bounded_number_of_sessions(self) -> None:
+        for number in range(SESSIONS_PER_CONNECTION_MAX):
+            self.client.call(codec.OPEN_SESSION, field(b"client_id", b"%016d" % number))
+        self.refused(b"BUSY", "at most 64 sessions", codec.OPEN_SESSION, field(b"client_id", b"x" * 16))
+
     def test_commands_it_does_not_have(self) -> None:
         self.refused(b"UNHANDLED", "StartTLS", amp.StartTLS.commandName)
         self.refused(b"UNHANDLED", "no command 'put'", b"put", KEY + VALUE)
@@ -232,7 +238,7 @@ class ServerProtocolTest(SynchronousTestCase):
         def broken(*_: object) -> Iterator[tuple[bytes, bytes]]:
             raise RuntimeError("nobody thought of this")
 
-        self.patch(self.store, "_pairs_at", broken)
+        self.patch(self.store, "_walk", broken)
         answer = self.client.call(codec.SCAN, field(b"start", b"") + field(b"end", b"z"))
         self.assertEqual(answer[b"_error_code"], b"INTERNAL_ERROR")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -3,7 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.errors import Busy, InvalidArgument, StaleCall, UnknownSession
-from madkv.limits import SESSION_CALLS_MAX
+from madkv.limits import SESSION_CALLS_MAX, SESSION_UNUSED_SECONDS
 from madkv.operations import Outcome, Write, WriteKind
 from madkv.sessions import RECORD_OVERHEAD_BYTES, Record, Session, Sessions
 
@@ -140,13 +140,52 @@ class SessionsTest(SynchronousTestCase):
         self.sessions.open(ALICE, 1, 0)
         self.sessions.open(BOB, 2, 0)
         self.execute(put(1, 1), b"v" * 1000)
-        self.assertIsInstance(self.sessions.admit(put(2, 2), 0), Busy)
-        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Session, "the call at the floor is never kept waiting")
+        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Busy)
         self.assertIsInstance(self.sessions.admit(put(1, 1), 0), Record, "what is recorded is answered all the same")
         self.assertIsInstance(
             self.sessions.admit(put(1, 2, floor=2), 0), Session, "a higher floor makes room by itself"
         )
-        self.assertIsInstance(self.sessions.admit(put(2, 2), 0), Session)
+        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Session)
+
+    def test_the_oldest_call_is_not_kept_out_by_the_records_of_later_ones(self) -> None:
+        """It alone can raise the floor; refused, it would leave the table full for ever. That has its limit, too."""
+        self.sessions.open(ALICE, 1, 0)
+        self.execute(put(1, 2), b"v" * 1000)
+        self.assertIsInstance(self.sessions.admit(put(1, 3), 0), Busy)
+        self.assertIsInstance(self.sessions.admit(put(1, 1), 0), Session)
+        self.execute(put(1, 1), b"v" * 1000)
+        self.sessions.open(BOB, 2, 0)
+        self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Busy)
+
+    def test_room_for_oldest_calls_is_bounded(self) -> None:
+        """Whoever opens session after session cannot fill memory with one large answer in each."""
+        sessions = Sessions(record_bytes_max=10_000)
+        for index in range(1, 100):
+            sessions.open(b"%016d" % index, index, 0)
+            for sequence in (2, 1):
+                session = sessions.admit(put(index, sequence), 0)
+                if isinstance(session, Session):
+                    sessions.record(session, put(index, sequence), b"v" * 1000)
+        self.assertLess(sessions.record_bytes, 2 * 10_000 + 1500)
+
+    def test_a_session_without_a_write_has_a_short_life(self) -> None:
+        """Otherwise whoever opens all there are, and leaves, locks the others out for as long as a session lives."""
+        sessions = Sessions(life_seconds=10 * SESSION_UNUSED_SECONDS)
+        unused_ms = int(SESSION_UNUSED_SECONDS * 1000)
+        sessions.open(ALICE, 1, 0)
+        sessions.open(BOB, 2, 0)
+        session = sessions.admit(put(2, 1), 5)
+        assert isinstance(session, Session)
+        sessions.record(session, put(2, 1), True)
+        sessions.expire(unused_ms)
+        self.assertEqual(len(sessions), 2)
+        sessions.expire(unused_ms + 1)
+        self.assertIsInstance(sessions.admit(put(1, 1), unused_ms + 1), UnknownSession)
+        self.assertEqual(sessions.open(ALICE, 3, unused_ms + 1), 3)
+        sessions.expire(10 * unused_ms + 5)
+        self.assertIsInstance(sessions.admit(put(2, 1), 10 * unused_ms + 5), Record)
+        sessions.expire(10 * unused_ms + 10 * unused_ms + 6)
+        self.assertEqual((len(sessions), sessions.record_bytes), (0, 0))
 
     def test_life_is_counted_from_the_last_write(self) -> None:
         self.sessions.open(ALICE, 1, 0)

@@ -160,11 +160,16 @@ def run(steps: list[tuple[int, Operation]]) -> tuple[list[Any], Any, int]:
         outcomes.append((type(outcome), str(outcome)))
         kept = [record.size_bytes for each in sessions._by_index.values() for record in each.records.values()]
         assert sessions.record_bytes == sum(kept)
-        assert set(sessions._index_of.values()) == set(sessions._by_index)
+        assert set(sessions._index_of.values()) == set(sessions._by_index) | set(sessions._unused)
         for session in sessions._by_index.values():
             assert all(number >= session.floor for number in session.records)
-    state = (dict(store._live), list(sessions._by_index.items()), dict(sessions._index_of))
-    for session_index in list(sessions._by_index):
+    state = (
+        dict(store._live),
+        list(sessions._by_index.items()),
+        list(sessions._unused.items()),
+        dict(sessions._index_of),
+    )
+    for session_index in [*sessions._by_index, *sessions._unused]:
         sessions.close(session_index)
     return outcomes, state, sessions.record_bytes
 

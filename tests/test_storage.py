@@ -8,8 +8,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from sortedcontainers import SortedList
 
 from madkv.errors import ScanExpired
-from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS
-from madkv.storage.memory import NOTE_OVERHEAD_BYTES, Cut, MemoryStore, Pair
+from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_KEYS_WALKED, SCAN_PAGE_PAIRS
+from madkv.storage.memory import NOTE_OVERHEAD_BYTES, NOTES_DROPPED_PER_WRITE, Cut, MemoryStore, Pair
 
 keys = st.binary(min_size=1, max_size=2) | st.sampled_from([b"a", b"b", b"c", b"ab", b"a\0", b"\xff"])
 small_values = st.binary(max_size=3)
@@ -202,7 +202,42 @@ def test_a_hot_key_costs_one_note_for_each_cut() -> None:
     assert dict(read_all(first))[b"user0000001"] == b"v"
     assert dict(read_all(second))[b"user0000001"] == b"999"
     first.close()
-    assert len(store._noted) == 1
+    store.put(b"user0000002", b"another")
+    assert [key for _, key, _ in store._noted] == [b"user0000001", b"user0000002"], (
+        "what the first alone needed is gone"
+    )
+
+
+def test_no_write_pays_for_all_notes_of_a_cut_that_was_closed() -> None:
+    """There may be hundreds of thousands; the writes that follow drop a few each, until none is left over."""
+    store = filled(1000)
+    old = store.cut(b"", b"v")
+    for number in range(1000):
+        store.put(b"user%07d" % number, b"new")
+    young = store.cut(b"", b"v")
+    old.close()
+    assert len(store._noted) == 1000
+    store.put(b"user0000000", b"newer")
+    assert 1000 - len(store._noted) < 2 * NOTES_DROPPED_PER_WRITE
+    for number in range(1000):
+        store.put(b"user%07d" % number, b"newest")
+    assert dict(read_all(young)) == {b"user%07d" % number: b"new" for number in range(1000)}
+    assert len(store._noted) == 1000, "those that the young one needs, and no others"
+
+
+def test_a_page_looks_at_a_bounded_number_of_keys() -> None:
+    """Keys that are gone but kept for an older cut cost as much to pass over as keys that are there."""
+    store = filled(3 * SCAN_PAGE_KEYS_WALKED)
+    old = store.cut(b"", b"v")
+    for number in range(3 * SCAN_PAGE_KEYS_WALKED):
+        store.delete(b"user%07d" % number)
+    store.put(b"user9", b"the only one")
+    young = store.cut(b"", b"v")
+    pages = []
+    while not young.done:
+        pages.append(young.page())
+    assert [len(page) for page in pages] == [0, 0, 0, 1]
+    assert len(read_all(old)) == 3 * SCAN_PAGE_KEYS_WALKED
 
 
 def test_tiny_notes_are_counted_with_what_they_cost() -> None:

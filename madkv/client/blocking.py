@@ -9,19 +9,23 @@ It imports nothing heavy, so that a process that uses it starts at once. It is n
 import os
 import select
 import socket
-import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
 
 from madkv.addresses import Address, parse_address, show_address
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.client.router import Backoff, Router
 from madkv.client.session import Session
 from madkv.errors import Abandoned, Busy, InternalError, MadKVError, ProtocolError, ScanExpired, UnknownSession
-from madkv.limits import CLIENT_ID_BYTES, CLOSE_SECONDS_MAX, CONNECT_SECONDS_MAX, TRY_SECONDS_MAX
+from madkv.limits import (
+    CLIENT_ID_BYTES,
+    CLOSE_SECONDS_MAX,
+    CONNECT_SECONDS_MAX,
+    SLOWEST_BYTES_PER_SECOND,
+    TRY_SECONDS_MAX,
+)
 from madkv.wire import codec
-from madkv.wire.boxes import ANSWER, ERROR, Box, blob, field, join_blob, parse_boxes
+from madkv.wire.boxes import ANSWER, ERROR, Box, blob, field, join_blob, next_field_end, parse_boxes
 
 READ_BYTES = 1 << 18
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -52,7 +56,7 @@ class BlockingClient:
         self._abandon_fd = abandon_fd
         self._connection: _Connection | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BlockingClient":
         return self
 
     def __exit__(
@@ -204,9 +208,10 @@ class _Connection:
         """
         self._tag += 1
         try:
-            deadline = time.monotonic() + seconds_max
-            self._send(codec.request(self._tag, command, fields), deadline)
-            box = self._receive(deadline)
+            data = codec.request(self._tag, command, fields)
+            self._send(data, seconds_max)
+            # All of it may still stand in the kernel's buffer.
+            box = self._receive(len(data) / SLOWEST_BYTES_PER_SECOND + seconds_max, seconds_max)
         except BaseException:
             # Also when interrupted: an answer that comes later must not be taken for that of the next call.
             self.close()
@@ -220,38 +225,40 @@ class _Connection:
         self.usable = False
         self._socket.close()
 
-    def _send(self, data: bytes, deadline: float) -> None:
+    def _send(self, data: bytes, seconds_max: float) -> None:
         sent = self._socket.send(data)
         if sent == len(data):
             return
         self._poll.modify(self._socket, select.POLLIN | select.POLLOUT)
         view = memoryview(data)
         while sent < len(data):
-            if self._wait(deadline) & (select.POLLIN | _GONE):
+            if self._wait(seconds_max) & (select.POLLIN | _GONE):
                 break  # an answer before the call is complete, or the end: `_receive` finds out
             sent += self._socket.send(view[sent:])
         self._poll.modify(self._socket, select.POLLIN)
 
-    def _receive(self, deadline: float) -> Box:
+    def _receive(self, first_seconds_max: float, seconds_max: float) -> Box:
         boxes: list[Box] = []
         data = b""
+        consumed = needed = 0
         while not boxes:
-            self._wait(deadline)
+            self._wait(seconds_max if data else first_seconds_max)
             piece = self._socket.recv(READ_BYTES)
             if not piece:
                 raise ConnectionResetError("the server closed the connection")
             data = data + piece if data else piece
-            consumed = parse_boxes(data, boxes)
+            if len(data) >= needed:
+                consumed = parse_boxes(data, boxes)
+                needed = next_field_end(data) if not boxes else 0
         box = boxes[0]
         tag = box.get(ANSWER) or box.get(ERROR)
         if len(boxes) != 1 or consumed != len(data) or tag != b"%d" % self._tag:
             raise ProtocolError("an answer to another call")
         return box
 
-    def _wait(self, deadline: float) -> int:
-        """Wait for the socket; what poll saw on it."""
-        milliseconds = (deadline - time.monotonic()) * 1000
-        events = self._poll.poll(milliseconds) if milliseconds > 0 else []
+    def _wait(self, seconds_max: float) -> int:
+        """Wait until something happens on the socket; what poll saw on it."""
+        events = self._poll.poll(seconds_max * 1000)
         if not events:
             raise TimeoutError("no answer in time")
         if any(fd == self._abandon_fd for fd, _ in events):

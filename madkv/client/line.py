@@ -19,6 +19,7 @@ from madkv.client.blocking import BlockingClient
 from madkv.errors import InvalidArgument, OutcomeUnknown, VersionMismatch
 from madkv.limits import LINE_BYTES_MAX
 
+STDIN, STDOUT, STDERR = 0, 1, 2
 READ_BYTES = 1 << 16
 SHOWN_BYTES = 40
 
@@ -41,21 +42,14 @@ class StdoutGone(Exception):
     """Whoever read our answers is gone."""
 
 
-class _TooLong(Exception):
-    """A line that no call can need."""
-
-
 class LineInterface:
-    """One client behind a pair of file descriptors."""
+    """One client behind this process's stdin and stdout."""
 
-    def __init__(self, client: BlockingClient, stdin_fd: int = 0, stdout_fd: int = 1, stderr_fd: int = 2) -> None:
+    def __init__(self, client: BlockingClient) -> None:
         self._client = client
-        self._stdin_fd = stdin_fd
-        self._stdout_fd = stdout_fd
-        self._stderr_fd = stderr_fd
         self._poll = select.poll()
-        self._poll.register(stdin_fd, select.POLLIN)
-        self._poll.register(stdout_fd, 0)
+        self._poll.register(STDIN, select.POLLIN)
+        self._poll.register(STDOUT, 0)
 
     def run(self) -> int:
         """Serve lines until STOP or the end of input; the exit status. Raises StdoutGone and Abandoned."""
@@ -117,9 +111,9 @@ class LineInterface:
         skipping = False
         while True:
             for fd, _ in self._poll.poll():
-                if fd == self._stdout_fd:
+                if fd == STDOUT:
                     raise StdoutGone
-            data = os.read(self._stdin_fd, READ_BYTES)
+            data = os.read(STDIN, READ_BYTES)
             *lines, tail = data.split(b"\n")
             for line in lines:
                 if skipping:
@@ -143,16 +137,16 @@ class LineInterface:
         rest = memoryview(answer)
         while rest:
             try:
-                rest = rest[os.write(self._stdout_fd, rest) :]
+                rest = rest[os.write(STDOUT, rest) :]
             except BrokenPipeError:
                 raise StdoutGone from None
             except BlockingIOError:  # whoever shares the terminal or the pipe with us may have set it so
                 room = select.poll()
-                room.register(self._stdout_fd, select.POLLOUT)
+                room.register(STDOUT, select.POLLOUT)
                 room.poll()
 
     def _complain(self, text: str) -> None:
         try:
-            os.write(self._stderr_fd, f"madkv: {text}\n".encode())
+            os.write(STDERR, f"madkv: {text}\n".encode())
         except OSError:
             pass  # nobody reads our complaints; the answers still count

@@ -45,9 +45,8 @@ class Shell(cmd.Cmd):
         if len(words) != len(usage.split()) - 1:
             self._say(f"usage: {usage}")
             return None
-        for word in words[:1]:
-            if word not in self._keys:
-                self._keys.append(word)
+        if words[0] not in self._keys:
+            self._keys.append(words[0])
         return [word.encode("utf-8", "surrogateescape") for word in words]
 
     def _say(self, text: str) -> None:

@@ -11,7 +11,13 @@ from twisted.python.failure import Failure
 
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import CALL_BYTES_MAX, CALLS_MAX, CALLS_PER_CONNECTION_MAX, CLIENT_ID_BYTES
+from madkv.limits import (
+    CALL_BYTES_MAX,
+    CALLS_MAX,
+    CALLS_PER_CONNECTION_MAX,
+    CLIENT_ID_BYTES,
+    SESSIONS_PER_CONNECTION_MAX,
+)
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
 from madkv.server.cuts import Cuts
 from madkv.server.replica import Replica
@@ -35,6 +41,7 @@ class ServerProtocol(BoxProtocol):
         self._service = service
         self._replica = service.replica
         self._in_flight = 0
+        self._sessions_opened = 0
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.GET: self._get,
             codec.SWAP: partial(self._write_call, WriteKind.SWAP),
@@ -92,6 +99,9 @@ class ServerProtocol(BoxProtocol):
         client_id = take_bytes(box, b"client_id")
         if len(client_id) != CLIENT_ID_BYTES:
             raise InvalidArgument(f"a client id has {CLIENT_ID_BYTES} bytes; this one has {len(client_id)}")
+        if self._sessions_opened >= SESSIONS_PER_CONNECTION_MAX:
+            raise Busy(f"a connection opens at most {SESSIONS_PER_CONNECTION_MAX} sessions")
+        self._sessions_opened += 1
         self._propose(tag, OpenSession(client_id), CLIENT_ID_BYTES)
 
     def _close_session(self, tag: bytes, box: Box) -> None:

@@ -61,7 +61,9 @@ class ServerService(Service):
         try:
             self._port = self._reactor.listenTCP(port, self._factory, LISTEN_BACKLOG, host)
         except CannotListenError as error:
-            # twistd has taken sys.stderr for its log by now.
+            if os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev:
+                raise  # in the background: twistd tells whoever started it, and exits with status 1
+            # In the foreground it would show a traceback, and has taken sys.stderr for its log by now.
             print(
                 f"madkv-server: cannot listen on {show_address(self._listen)}: {error.socketError}", file=sys.__stderr__
             )

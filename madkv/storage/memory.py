@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from sortedcontainers import SortedDict, SortedList
 
 from madkv.errors import ScanExpired
-from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SCAN_UNDO_BYTES_MAX
+from madkv.limits import SCAN_PAGE_BYTES, SCAN_PAGE_KEYS_WALKED, SCAN_PAGE_PAIRS, SCAN_UNDO_BYTES_MAX
 
 Pair = tuple[bytes, bytes]
 
+NOTES_DROPPED_PER_WRITE = 16
 NOTE_OVERHEAD_BYTES = 300
 """About what one note costs in memory beside its key and the value that it keeps."""
 
@@ -35,7 +36,9 @@ class Cut:
         """Whether the last page has been read."""
 
     def page(self, bytes_max: int = SCAN_PAGE_BYTES, pairs_max: int = SCAN_PAGE_PAIRS) -> list[Pair]:
-        """The next pairs in key order: up to and including the one that reaches either bound.
+        """The next pairs in key order: up to and including the one that reaches a bound.
+
+        It may hold few or none and not be the last, when many keys were looked at that were not there.
 
         Raises ScanExpired when the store had to give this cut up.
         """
@@ -45,10 +48,12 @@ class Cut:
         if self.done:
             return pairs
         size = 0
-        for key, value in self._store._pairs_at(self._next, self._end, self._inclusive, self.version):
-            pairs.append((key, value))
-            size += len(key) + len(value)
-            if size >= bytes_max or len(pairs) >= pairs_max:
+        walk = self._store._walk(self._next, self._end, self._inclusive, self.version)
+        for walked, (key, value) in enumerate(walk, 1):
+            if value is not None:
+                pairs.append((key, value))
+                size += len(key) + len(value)
+            if size >= bytes_max or len(pairs) >= pairs_max or walked >= SCAN_PAGE_KEYS_WALKED:
                 self._next, self._inclusive = key, False
                 return pairs
         self.done = True
@@ -115,18 +120,24 @@ class MemoryStore:
         notes.append((self._version, old))
         self._noted.append((self._version, key, size))
         self._undo_bytes += size
+        self._drop_notes(NOTES_DROPPED_PER_WRITE)
         while self._undo_bytes > self._undo_bytes_max and self._cuts:
-            self._cuts[0].close()
+            if not self._drop_notes(NOTES_DROPPED_PER_WRITE):
+                self._cuts[0].close()
 
     def _closed(self, cut: Cut) -> None:
         self._cuts.remove(cut)
         if not self._cuts:
-            self._replaced.clear()
-            self._noted.clear()
-            self._undo_bytes = 0
-            return
-        oldest = self._cuts[0].version
-        while self._noted and self._noted[0][0] <= oldest:
+            self._replaced, self._noted, self._undo_bytes = SortedDict(), deque(), 0
+
+    def _drop_notes(self, count: int) -> bool:
+        """Drop up to `count` notes that no open cut needs; whether there were any.
+
+        A few with each write, rather than all when a cut is closed: there may be hundreds of thousands.
+        """
+        oldest = self._cuts[0].version if self._cuts else self._version
+        dropped = False
+        while count and self._noted and self._noted[0][0] <= oldest:
             version, key, size = self._noted.popleft()
             notes = self._replaced[key]
             assert notes[0][0] == version, "notes of a key are dropped in the order in which they were made"
@@ -134,9 +145,15 @@ class MemoryStore:
             if not notes:
                 del self._replaced[key]
             self._undo_bytes -= size
+            count -= 1
+            dropped = True
+        return dropped
 
-    def _pairs_at(self, start: bytes, end: bytes, inclusive: bool, version: int) -> Iterator[Pair]:
-        """Pairs of `version` from `start` (itself only if `inclusive`) to `end`; nothing may change meanwhile."""
+    def _walk(self, start: bytes, end: bytes, inclusive: bool, version: int) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys from `start` (itself only if `inclusive`) to `end`, with their values at `version`, if they had one.
+
+        Nothing may change meanwhile.
+        """
         bounds = (inclusive, True)
         live, replaced = self._live, self._replaced
         if not replaced:
@@ -149,8 +166,7 @@ class MemoryStore:
                 if noted_version > version:
                     value = old
                     break
-            if value is not None:
-                yield key, value
+            yield key, value
 
 
 def _merged(left: Iterator[bytes], right: Iterator[bytes]) -> Iterator[bytes]:

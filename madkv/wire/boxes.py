@@ -63,6 +63,18 @@ def parse_boxes(data: bytes, boxes: MutableSequence[Box]) -> int:
     return consumed
 
 
+def next_field_end(data: bytes) -> int:
+    """Of a box that has begun and is not whole: how many bytes it takes before looking at it again is any use."""
+    available = len(data)
+    position = 0
+    while position + 2 <= available:
+        value_at = position + 4 + (data[position] << 8 | data[position + 1])
+        if value_at > available:
+            return value_at
+        position = value_at + (data[value_at - 2] << 8 | data[value_at - 1])
+    return max(position, available + 1)
+
+
 def field(name: bytes, value: bytes) -> bytes:
     """One field as bytes."""
     assert 0 < len(name) <= AMP_NAME_BYTES_MAX and len(value) <= AMP_VALUE_BYTES_MAX

@@ -7,7 +7,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from madkv.errors import ProtocolError
-from madkv.limits import TRY_SECONDS_MAX
+from madkv.limits import SLOWEST_BYTES_PER_SECOND, TRY_SECONDS_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import ANSWER, ERROR, Box
 from madkv.wire.protocol import BoxProtocol
@@ -21,26 +21,29 @@ class CallerProtocol(BoxProtocol):
         self._last_tag = 0
         self._waiting: dict[bytes, tuple[float, Deferred[Box]]] = {}  # by tag: deadline and whom to tell; oldest first
         self._overdue: IDelayedCall | None = None
-        self._last_answer = 0.0
+        self._last_heard = 0.0
+        self._arrived = 0.0  # when everything sent so far should be there, over the slowest link
         self._why_dropped = ""
         self._closed: Deferred[None] = Deferred()
 
     def call(self, command: bytes, fields: bytes) -> Deferred[Box]:
         """Send one call. The Deferred fires with the answer, or fails with the error that the answer declares.
 
-        When a call has waited for TRY_SECONDS_MAX, and no answer to any call has come for as long, the connection is
-        dropped: a queue that moves, however slowly, is no reason to start anew. Every call that waits when the
-        connection goes fails with ConnectionLost: whether it was executed is unknown.
+        When nothing at all has come for TRY_SECONDS_MAX since the call should have reached the other side, even over
+        the slowest link, the connection is dropped. Every call that waits when the connection goes fails with
+        ConnectionLost: whether it was executed is unknown.
         """
         answered: Deferred[Box] = Deferred()
         if not self.open:
             answered.errback(ConnectionLost("the connection is closed"))
             return answered
         self._last_tag += 1
-        self._waiting[b"%d" % self._last_tag] = self._clock.seconds() + TRY_SECONDS_MAX, answered
+        data = codec.request(self._last_tag, command, fields)
+        self._arrived = max(self._arrived, self._clock.seconds()) + len(data) / SLOWEST_BYTES_PER_SECOND
+        self._waiting[b"%d" % self._last_tag] = self._arrived + TRY_SECONDS_MAX, answered
         if self._overdue is None:
             self._overdue = self._clock.callLater(TRY_SECONDS_MAX, self._check_overdue)
-        self.send(codec.request(self._last_tag, command, fields))
+        self.send(data)
         return answered
 
     def _check_overdue(self) -> None:
@@ -48,7 +51,7 @@ class CallerProtocol(BoxProtocol):
         self._overdue = None
         oldest = next(iter(self._waiting.values()), None)
         if oldest is not None:
-            seconds_left = max(oldest[0], self._last_answer + TRY_SECONDS_MAX) - self._clock.seconds()
+            seconds_left = max(oldest[0], self._last_heard + TRY_SECONDS_MAX) - self._clock.seconds()
             if seconds_left <= 0:
                 self.drop(f"no answer within {TRY_SECONDS_MAX:g} seconds")
             else:
@@ -76,13 +79,17 @@ class CallerProtocol(BoxProtocol):
     def resumeProducing(self) -> None:
         """Nothing was paused."""
 
+    def dataReceived(self, data: bytes) -> None:
+        """Note that the other side is alive, and take in what it says."""
+        self._last_heard = self._clock.seconds()
+        super().dataReceived(data)
+
     def box_received(self, box: Box) -> None:
         """Hand an answer to whom it belongs."""
         waiting = self._waiting.pop(box.get(ANSWER) or box.get(ERROR) or b"", None)
         if waiting is None:
             raise ProtocolError("an answer to no call")
         answered = waiting[1]
-        self._last_answer = self._clock.seconds()
         try:
             codec.raise_if_error(box)
         except Exception:

@@ -1,8 +1,9 @@
 """The base protocol under every connection that Twisted drives: bytes in, boxes out, within bounds.
 
 What it promises: garbage costs its sender the connection and nobody else anything; memory per connection is bounded
-by one box, one read and the transport's write buffer; a peer that does not read is not read from; half a box does not
-wait for ever. Whoever subclasses it handles whole boxes and nothing else.
+by one box, the boxes of one read, and the transport's write buffer; a peer that does not read is not read from; one
+that sends much at once takes turns with the others; half a box does not wait for ever, nor is it looked at for every
+byte. Whoever subclasses it handles whole boxes and nothing else.
 """
 
 from collections import deque
@@ -16,10 +17,13 @@ from zope.interface import implementer
 
 from madkv.errors import ProtocolError
 from madkv.limits import BOX_SECONDS_MAX
-from madkv.wire.boxes import Box, parse_boxes
+from madkv.wire.boxes import Box, next_field_end, parse_boxes
 
 FLUSH_BYTES = 64 * 1024
 """Boxes sent while one read is being handled leave together, but never more than this are held back."""
+
+SLICE_SECONDS = 0.005
+"""Boxes of one read are handled for about this long before the reactor sees to other connections."""
 
 _GREETINGS = (
     (b"\x16\x03", "a TLS hello"),
@@ -42,16 +46,17 @@ class BoxProtocol(Protocol):
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._rest = b""
+        self._rest = bytearray()  # the beginning of a box
+        self._rest_needed = 0  # how long that must be before it is looked at again
         self._boxes: deque[Box] = deque()
         self._handling = False
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self._unread_by_peer = False
         self._held = False
+        self._next_slice: IDelayedCall | None = None
         self._half_box: IDelayedCall | None = None
         self.open = False
-        self.sent_anything = False
 
     # --- For subclasses ---------------------------------------------------------------------------------------------
 
@@ -108,21 +113,29 @@ class BoxProtocol(Protocol):
         """Forget what was half received and not yet handled."""
         self.open = False
         self._boxes.clear()
-        self._rest = b""
+        self._rest.clear()
         self._watch_half_box()
+        if self._next_slice is not None:
+            self._next_slice.cancel()
+            self._next_slice = None
 
     def dataReceived(self, data: bytes) -> None:
         """Cut what arrived into boxes and handle them, in order."""
         if self._rest:
-            data = self._rest + data
+            self._rest += data
+            if len(self._rest) < self._rest_needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         try:
             consumed = parse_boxes(data, self._boxes)
         except ProtocolError as error:
             # Whole boxes before the garbage are dropped too: their answers could not be read to the end anyway.
-            self._rest = b""
             self.drop(f"{error}{_looks_like(data)}")
             return
-        self._rest = data[consumed:]
+        if consumed < len(data):
+            self._rest += data[consumed:]
+            self._rest_needed = next_field_end(data[consumed:])
         if consumed and self._half_box is not None:
             self._half_box.cancel()
             self._half_box = None
@@ -130,14 +143,22 @@ class BoxProtocol(Protocol):
         if self._rest or self._half_box is not None:
             self._watch_half_box()
 
+    @property
+    def _is_paused(self) -> bool:
+        return self._held or self._unread_by_peer or self._next_slice is not None
+
     def _handle(self) -> None:
         if self._handling:
             return
         self._handling = True
         boxes = self._boxes
+        slice_ends = self._clock.seconds() + SLICE_SECONDS if len(boxes) > 1 else 0.0
         try:
-            while boxes and not (self._held or self._unread_by_peer):
+            while boxes and not self._is_paused:
                 self.box_received(boxes.popleft())
+                if boxes and self._clock.seconds() > slice_ends:
+                    self._next_slice = self._clock.callLater(0, self._go_on_with_slice)
+                    self._stop_reading()
         except ProtocolError as error:
             self.drop(str(error))
         finally:
@@ -145,11 +166,15 @@ class BoxProtocol(Protocol):
             if self._outgoing:
                 self._flush()
 
+    def _go_on_with_slice(self) -> None:
+        self._next_slice = None
+        self._go_on()
+
     # --- Bounds on time ---------------------------------------------------------------------------------------------
 
     def _watch_half_box(self) -> None:
         """Arm or disarm the clock of a box that has begun; it stands still while it is we who do not read."""
-        wanted = bool(self._rest) and self.open and not (self._held or self._unread_by_peer)
+        wanted = bool(self._rest) and self.open and not self._is_paused
         if wanted and self._half_box is None:
             self._half_box = self._clock.callLater(BOX_SECONDS_MAX, self._half_box_overdue)
         elif not wanted and self._half_box is not None:
@@ -181,10 +206,10 @@ class BoxProtocol(Protocol):
             self._watch_half_box()
 
     def _go_on(self) -> None:
-        if not self.open or self._held or self._unread_by_peer:
+        if not self.open or self._is_paused:
             return
         self._handle()
-        if self.open and not (self._held or self._unread_by_peer):
+        if self.open and not self._is_paused:
             self.transport.resumeProducing()
             self._watch_half_box()
 
@@ -203,7 +228,6 @@ class BoxProtocol(Protocol):
         """
         if not self.open:
             return
-        self.sent_anything = True
         transport = self.transport
         # `_tempDataLen` is how Twisted's file descriptors know of data they have not looked at yet; TLS has neither.
         if getattr(transport, "dataBuffer", None) == b"" and transport._tempDataLen == 0 and transport.connected:
