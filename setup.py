@@ -33,6 +33,7 @@ setup(
         "madkv",
         "madkv.bench",
         "madkv.client",
+        "madkv.raft",
         "madkv.server",
         "madkv.storage",
         "madkv.testing",

@@ -39,6 +39,7 @@ OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
 # The longest name that fits a module is its room.
 ROOMS = {
     **dict.fromkeys(PURE, PURE_ROOM),
+    "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
     "madkv.storage.": Room(PURE, ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room(PURE, ("attr", "attrs", "twisted", "zope")),
     "madkv.server.": Room((*PURE, "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")),

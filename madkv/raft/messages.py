@@ -1,0 +1,153 @@
+"""What replicas say to each other, and what the log is made of.
+
+Every message names its sender, its addressee and the sender's term when it was made. Messages may be lost, delayed,
+repeated and reordered; none is answered twice for what was sent once, and nothing waits for an answer.
+"""
+
+from enum import IntEnum
+
+import attrs
+
+from madkv.raft.configuration import Configuration, Member
+
+
+class EntryKind(IntEnum):
+    """What an entry is for; the numbers are part of the encoding and never change."""
+
+    NOOP = 0
+    OPERATION = 1
+    CONFIGURATION = 2
+
+
+@attrs.frozen
+class Entry:
+    """One entry of the log. The same index and term on two replicas are the same entry (Log Matching, section 5.3)."""
+
+    index: int
+    term: int
+    kind: EntryKind
+    payload: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts towards bounds on bytes."""
+        return len(self.payload) + 32
+
+
+@attrs.frozen
+class HardState:
+    """What must be on disk before anybody is told of it (Figure 2, persistent state)."""
+
+    term: int = 0
+    voted_for: Member | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """Base of all messages."""
+
+    sender: Member
+    to: Member
+    term: int
+
+
+@attrs.frozen(kw_only=True)
+class PreVote(Message):
+    """Would you vote for me in `campaign_term`? Asked before the term is raised (dissertation, section 9.6)."""
+
+    campaign_term: int
+    last_index: int
+    last_term: int
+
+
+@attrs.frozen(kw_only=True)
+class PreVoteReply(Message):
+    """The answer about `campaign_term`; binds nobody."""
+
+    campaign_term: int
+    granted: bool
+
+
+@attrs.frozen(kw_only=True)
+class Vote(Message):
+    """RequestVote (Figure 2). With `transfer`, the leader itself asked for this election (dissertation, 3.10)."""
+
+    last_index: int
+    last_term: int
+    transfer: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class VoteReply(Message):
+    """The answer to Vote, in the term of the election."""
+
+    granted: bool
+
+
+@attrs.frozen(kw_only=True)
+class Append(Message):
+    """AppendEntries (Figure 2): entries that follow `previous_index`, and how far the leader has committed."""
+
+    previous_index: int
+    previous_term: int
+    entries: tuple[Entry, ...]
+    commit_index: int
+
+
+@attrs.frozen(kw_only=True)
+class AppendReply(Message):
+    """`match_index`: on the sender's disk, the log equals the leader's up to there."""
+
+    match_index: int
+
+
+@attrs.frozen(kw_only=True)
+class AppendRefusal(Message):
+    """The entry at `previous_index` is not there, or has another term.
+
+    Entries above `hint_index` cannot match; the one there has `hint_term` (section 5.3, the back-off by terms).
+    """
+
+    previous_index: int
+    hint_index: int
+    hint_term: int
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat(Message):
+    """The leader lives. `commit_index` never exceeds what the addressee is known to hold; `round` is ReadIndex's."""
+
+    commit_index: int
+    round: int
+
+
+@attrs.frozen(kw_only=True)
+class HeartbeatReply(Message):
+    """The sender took this leader for its leader when heartbeat `round` came."""
+
+    round: int
+
+
+@attrs.frozen(kw_only=True)
+class TimeoutNow(Message):
+    """Campaign at once: the leader hands over (dissertation, section 3.10)."""
+
+
+@attrs.frozen(kw_only=True)
+class SnapshotPiece(Message):
+    """A piece of a snapshot of everything up to `last_index`, from byte or item `offset`; `done` marks the last."""
+
+    last_index: int
+    last_term: int
+    configuration: Configuration
+    offset: int
+    data: bytes
+    done: bool
+
+
+@attrs.frozen(kw_only=True)
+class SnapshotReply(Message):
+    """Of the snapshot up to `last_index`, everything before `offset` has arrived."""
+
+    last_index: int
+    offset: int
