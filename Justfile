@@ -1,5 +1,5 @@
 # MadKV's recipes. They work from any directory and make what they need; relative paths in arguments start here.
-# They run with the `just` of the environment (`./justw …`) or with any other from 1.34 on.
+# They run with the `just` of the environment (`./justw …`) or with any other from 1.35 on.
 
 # project 1: one server, in memory
 mod p1 'justmod/proj1.just'

@@ -68,7 +68,10 @@ def candidates() -> list[str]:
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [shutil.which(name) for name in names]
-    found += sorted(map(str, pyenv.glob("versions/3.*/bin/python3")))
+    try:
+        found += sorted(map(str, pyenv.glob("versions/3.*/bin/python3")))
+    except OSError:
+        pass  # somebody else's: do without
     found += [shutil.which("python3"), sys.executable]
     return list(dict.fromkeys(path for path in found if path))
 

@@ -49,6 +49,8 @@ SESSION_CALLS_MAX = 1024
 SESSION_RECORD_BYTES_MAX = 256 * MIB
 """Recorded answers of all sessions together. Beyond it a call that would record more is answered Busy; beyond twice as
 much, also the oldest call that a session waits for, which its later calls might otherwise keep out for ever."""
+SESSION_OWN_RECORD_BYTES_MAX = 8 * MIB
+"""Recorded answers of one session. Beyond it only its oldest call is executed, others are answered Busy."""
 SESSIONS_PER_CONNECTION_MAX = 64
 """Sessions that one connection may open."""
 SESSION_SECONDS = 3600.0

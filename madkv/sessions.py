@@ -15,6 +15,7 @@ import attrs
 from madkv.errors import Busy, InvalidArgument, MadKVError, StaleCall, UnknownSession
 from madkv.limits import (
     SESSION_CALLS_MAX,
+    SESSION_OWN_RECORD_BYTES_MAX,
     SESSION_RECORD_BYTES_MAX,
     SESSION_SECONDS,
     SESSION_UNUSED_SECONDS,
@@ -49,6 +50,7 @@ class Session:
     last_write_ms: int
     """Time of the last write, or of the opening while there was none."""
     records: dict[int, Record] = attrs.Factory(dict)
+    record_bytes: int = 0
 
 
 class Sessions:
@@ -100,7 +102,7 @@ class Sessions:
         session = self._by_index.pop(index, None) or self._unused.pop(index, None)
         if session is not None:
             del self._index_of[session.client_id]
-            self.record_bytes -= sum(record.size_bytes for record in session.records.values())
+            self.record_bytes -= session.record_bytes
 
     def admit(self, write: Write, now_ms: int) -> Session | Record | MadKVError:
         """Decide about a write that carries a session, before anything of it is done.
@@ -128,7 +130,8 @@ class Sessions:
         # Its oldest call is let through all the same, if the session has records: until it is answered, the floor
         # cannot rise and none of them goes; a session that filled the table by its later calls would keep it full.
         is_oldest = write.sequence == session.floor and bool(session.records)
-        if self.record_bytes >= (2 if is_oldest else 1) * self._record_bytes_max:
+        own_full = session.record_bytes >= SESSION_OWN_RECORD_BYTES_MAX and not is_oldest
+        if own_full or self.record_bytes >= (2 if is_oldest else 1) * self._record_bytes_max:
             return Busy("no room to record more answers; calls that are being answered will make some")
         return session
 
@@ -136,6 +139,7 @@ class Sessions:
         """Keep the answer of a write that `admit` let through and that was executed."""
         record = Record(write.key, outcome)
         session.records[write.sequence] = record
+        session.record_bytes += record.size_bytes
         self.record_bytes += record.size_bytes
 
     def _touch(self, index: int, now_ms: int) -> Session | None:
@@ -155,5 +159,7 @@ class Sessions:
         else:
             below = [number for number in records if number < floor]
         for number in below:
-            self.record_bytes -= records.pop(number).size_bytes
+            size_bytes = records.pop(number).size_bytes
+            session.record_bytes -= size_bytes
+            self.record_bytes -= size_bytes
         session.floor = floor

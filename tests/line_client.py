@@ -4,9 +4,7 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,25 +23,23 @@ def run(address: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command(address), input=data, capture_output=True, cwd=ROOT, timeout=SECONDS_MAX)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = SECONDS_MAX) -> None:
-    """Look again and again; an AssertionError when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} seconds for {what}"
-        time.sleep(0.005)
-
-
 class LineClient:
     """A client whose pipes the test holds. Use it in a `with` statement."""
 
     def __init__(self, address: str) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self.process = subprocess.Popen(
-            command(address), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            command(address),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self._stdin, self._stdout, self._stderr = self.process.stdin, self.process.stdout, self.process.stderr
         self._received = b""
+        self._said = b""
+        self._has_said_all = False
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +84,18 @@ class LineClient:
 
     def stderr(self) -> bytes:
         """What it has written to stderr so far."""
-        return os.pread(self._stderr.fileno(), 1 << 20, 0)
+        while self._read_stderr(0):
+            pass
+        return self._said
+
+    def _read_stderr(self, seconds: float) -> bool:
+        """Take in what is there, or comes within that time; whether there was anything, its end included."""
+        if self._has_said_all or not select.select([self._stderr], [], [], seconds)[0]:
+            return False
+        data = os.read(self._stderr.fileno(), 1 << 16)
+        self._said += data
+        self._has_said_all = not data
+        return True
 
     def wait(self, seconds: float = SECONDS_MAX) -> int:
         """Wait until it has ended; its exit status."""
@@ -96,4 +103,7 @@ class LineClient:
 
     def wait_for_stderr(self, text: bytes) -> None:
         """Wait until it has said so."""
-        wait_until(lambda: text in self.stderr(), f"{text!r} on stderr")
+        deadline = time.monotonic() + SECONDS_MAX
+        while text not in self._said:
+            came = self._read_stderr(max(0.0, deadline - time.monotonic()))
+            assert came, f"it did not say {text!r}, but {self._said!r}"

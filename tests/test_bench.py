@@ -1,10 +1,14 @@
 """The benchmark as a process: what it prints, what it refuses to measure, and what it leaves behind."""
 
+import atexit
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +29,18 @@ from madkv.testing.fleet import Completion
 from madkv.testing.service import Service, ServiceError, free_ports, is_listening
 from tests import standin
 
-STANDIN = f"{sys.executable} -S -E {Path(standin.__file__)}"
+
+def just_script() -> str:
+    """A program that stands for `just`, at a path with a space and a quote in it."""
+    directory = Path(tempfile.mkdtemp(prefix="madkv's stand-in "))
+    atexit.register(shutil.rmtree, directory)
+    script = directory / "just"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S -E {shlex.quote(standin.__file__)} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+STANDIN = just_script()
 BENCH = [sys.executable, "-m", "madkv.bench.run"]
 
 
@@ -167,7 +182,8 @@ def test_wrong_clients_are_not_measured(
         (["1", "g"], "no workload 'g'"),
         (["1", "a", "-p", "recordkount=3"], "not a property: 'recordkount=3'"),
         (["1", "a", "records=-1"], "recordcount is -1"),
-        (["0", "a"], "at least one client"),
+        (["0", "a"], "the number of clients must be 1 to 100"),
+        (["101", "a"], "the number of clients must be 1 to 100"),
         (["1", "a", "seconds=-1"], "a time is negative"),
         (["1", "a", "ycsb=yes", "--ycsb-home", "/nowhere"], "the official YCSB is not at /nowhere"),
     ],
@@ -176,6 +192,27 @@ def test_bad_arguments_are_one_clear_line(words: list[str], message: str) -> Non
     done = bench("127.0.0.1:1", *words)
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_program_that_is_not_there_is_one_line() -> None:
+    done = subprocess.run([*BENCH, "1", "a", "--just", "/nonexistent"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == ["madkv bench: [Errno 2] No such file or directory: '/nonexistent'"]
+
+
+def test_a_log_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = bench("127.0.0.1:1", "1", "a", "--log", str(tmp_path / "file" / "bench.log"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("madkv bench: ")
+
+
+def test_too_few_files_for_so_many_clients_is_one_line(address: str) -> None:
+    command = [*BENCH, "50", "a", "--just", STANDIN, "--address", address]
+    limited = ["/bin/sh", "-c", 'ulimit -n 40 && exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == ["madkv bench: [Errno 24] Too many open files"]
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
@@ -226,25 +263,16 @@ class Scripted:
         number, what = next(self._steps, (0, "nothing"))
         if what == "answers":
             self.clients[number].pending = False
-            return [Completion(number, 0, 1, b"STOP")]
+            return [Completion(number, 0, 1, run.READY.line + b" null")]
         if what == "ends":
             self.clients[number].ended = True
         return []
 
-    def stop(self) -> list[int]:
-        return [0, 0]
 
-
-def test_a_client_may_be_gone_once_it_answered_stop() -> None:
-    fleet: Any = Scripted((0, "answers"), (0, "ends"), (1, "answers"))
-    run.Bench(fleet, CoreWorkload(DEFAULTS)).stop()
-    assert [client.pending for client in fleet.clients] == [False, False]
-
-
-def test_a_client_that_ended_between_two_calls_is_missed() -> None:
+def test_a_client_whose_end_is_seen_before_its_next_call_is_missed() -> None:
     fleet: Any = Scripted((0, "answers"), (1, "ends"))
     with pytest.raises(run.BenchError, match=r"client 1 ended \(with status 7\) in the middle of a call"):
-        run.Bench(fleet, CoreWorkload(DEFAULTS)).stop()
+        run.Bench(fleet, CoreWorkload(DEFAULTS)).ready()
 
 
 # --- the official program ------------------------------------------------------------------------------------------
@@ -337,10 +365,11 @@ def small() -> Project:
 
 
 def test_everything_runs_what_lacks_and_nothing_else(
-    small: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert everything.run_all(small, tmp_path, STANDIN, quick=True, again=False, seconds=0.2) == 0
-    out = capsys.readouterr().out
+    out, err = capfd.readouterr()
+    assert err == "", "the tools' own lines are not wanted where there is no terminal"
     assert "2 of 2 runs to do (quick)" in out
     assert "[2 of 2] just p1::bench 2 e" in out
     assert set(small.results(tmp_path)) == {"bench-1-a", "bench-2-e"}
@@ -354,7 +383,7 @@ def test_everything_runs_what_lacks_and_nothing_else(
     assert [each.name for each in everything.lacking(small, tmp_path, False, False)] == ["bench-1-a", "bench-2-e"]
     assert len(everything.lacking(small, tmp_path, True, True)) == 2
     assert everything.run_all(small, tmp_path, STANDIN, quick=True, again=False, seconds=0.2) == 0
-    assert "1 of 2 runs to do (quick), 1 results are there" in capsys.readouterr().out
+    assert "1 of 2 runs to do (quick), 1 results are there" in capfd.readouterr().out
     assert everything.lacking(small, tmp_path, True, False) == []
 
 
@@ -365,6 +394,7 @@ def test_everything_names_what_failed(
     assert everything.run_all(small, tmp_path, STANDIN, quick=True, again=False, seconds=0.2) == 1
     captured = capsys.readouterr()
     assert "FAILED" in captured.out
+    assert "gave a wrong answer" in captured.err
     assert captured.err.splitlines()[-1] == "failed: bench-1-a"
     assert read_result(small.configuration("bench-1-a"), tmp_path) is None
 
@@ -372,7 +402,7 @@ def test_everything_names_what_failed(
 def test_everything_ends_its_service(small: Project, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     recipes = small.service(small.configurations[0], [port])
-    with Service(STANDIN.split(), recipes, [port]):
+    with Service([STANDIN], recipes, [port]):
         assert is_listening(port)
     assert not is_listening(port)
 
@@ -381,6 +411,19 @@ def test_a_service_that_does_not_start_is_told_with_what_it_said(small: Project)
     failing = [sys.executable, "-c", "raise SystemExit('no room')"]
     with pytest.raises(ServiceError, match="no room"), Service(failing, [("p1::server",)], [1]):
         pass
+
+
+def test_what_cannot_be_started_or_written_is_told_without_a_traceback(
+    small: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ServiceError, match="/nonexistent"), Service(["/nonexistent"], [("p1::server",)], [1]):
+        pass
+    assert everything.run_all(small, tmp_path, "/nonexistent", quick=True, again=False, seconds=0.2) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "failed: bench-1-a, bench-2-e"
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "madkv.bench.everything", "p1", "--logs", str(tmp_path / "file" / "logs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 def test_the_report_needs_what_the_contract_lists() -> None:

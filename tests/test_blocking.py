@@ -12,9 +12,9 @@ import pytest
 from madkv.client import blocking
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Abandoned, InvalidArgument, VersionMismatch
-from madkv.limits import KEY_BYTES_MAX, SCAN_PAGE_PAIRS, VALUE_BYTES_MAX
+from madkv.limits import KEY_BYTES_MAX, RETRY_SECONDS_MIN, SCAN_PAGE_PAIRS, VALUE_BYTES_MAX
 from madkv.wire import codec
-from madkv.wire.boxes import field
+from madkv.wire.boxes import Box, field, parse_boxes
 from tests.processes import ServerProcess
 from tests.proxy import SlowLink
 
@@ -143,6 +143,14 @@ def read_request(connection: socket.socket) -> bytes:
     return received
 
 
+def requests_on(connection: socket.socket) -> Iterator[Box]:
+    """Small requests, one after the other, until the client closes the connection."""
+    while request := read_request(connection):
+        boxes: list[Box] = []
+        parse_boxes(request, boxes)
+        yield from boxes
+
+
 def greet(connection: socket.socket) -> None:
     """Answer the handshake as a server does."""
     read_request(connection)
@@ -236,6 +244,63 @@ def test_refusals_for_now_are_tried_again(code: bytes) -> None:
 
     with port_that(behave) as address, BlockingClient(address) as client:
         assert client.scan(b"a", b"z") == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        codec.answer(b"3", b""),
+        codec.answer(b"3", field(b"found", b"maybe")),
+        codec.answer_error_code(b"3", b"SCAN_EXPIRED", "of a Put?"),
+    ],
+    ids=["no-answer", "maybe", "other-error"],
+)
+def test_a_write_that_is_answered_wrongly_is_made_again(wrong: bytes) -> None:
+    """As the same call: the number that it carries stays."""
+    sequences: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        for box in requests_on(connection):
+            tag = box[b"_ask"]
+            if box[b"_command"] == codec.HELLO:
+                answer = codec.answer(tag, codec.integer(b"version", codec.PROTOCOL_VERSION) + field(b"boot", b"b"))
+            elif box[b"_command"] == codec.OPEN_SESSION:
+                answer = codec.answer(tag, codec.integer(b"session", 7))
+            else:
+                sequences.append(box.get(b"sequence", b"-"))
+                answer = wrong if len(sequences) == 1 else codec.answer(tag, field(b"found", b"True"))
+            connection.sendall(answer)
+
+    with port_that(behave) as address, BlockingClient(address) as client:
+        assert client.put(b"k", b"v") is True
+    assert sequences[:2] == [b"1", b"1"]
+
+
+def test_sessions_that_are_lost_at_once_are_not_opened_in_a_hurry() -> None:
+    """A server that knows no session: the waits grow, as for everything else that is tried again."""
+    waits: list[str] = []
+
+    lost = 0
+
+    def behave(connection: socket.socket) -> None:
+        nonlocal lost
+        for box in requests_on(connection):
+            tag = box[b"_ask"]
+            answer = codec.answer(tag, field(b"found", b"False"))
+            if box[b"_command"] == codec.HELLO:
+                answer = codec.answer(tag, codec.integer(b"version", codec.PROTOCOL_VERSION) + field(b"boot", b"b"))
+            elif box[b"_command"] == codec.OPEN_SESSION:
+                answer = codec.answer(tag, codec.integer(b"session", 7))
+            elif box[b"_command"] == codec.PUT and lost < 3:
+                lost += 1
+                answer = codec.answer_error_code(tag, b"UNKNOWN_SESSION", "which?")
+            connection.sendall(answer)
+
+    with port_that(behave) as address, BlockingClient(address, notice=waits.append) as client:
+        begun = time.monotonic()
+        assert client.put(b"k", b"v") is False
+        assert time.monotonic() - begun > 2 * RETRY_SECONDS_MIN
+    assert waits == [f"waiting for {address}: which?"]
 
 
 def test_the_reader_of_the_answers_is_gone() -> None:

@@ -361,7 +361,7 @@ def test_errors_come_back_by_code(error: type[errors.MadKVError]) -> None:
     box = parsed_whole(codec.answer_error(b"7", error("why it is so – really")))
     assert box[b"_error"] == b"7"
     with pytest.raises(error, match="why it is so – really"):
-        codec.raise_if_error(box)
+        codec.raise_if_error(box, codec.PUT)
     all_commands: list[Any] = list(commands.COMMANDS)
     declaring = [command for command in all_commands if error in command.allErrors]
     assert declaring, "no command declares it"
@@ -371,15 +371,15 @@ def test_errors_come_back_by_code(error: type[errors.MadKVError]) -> None:
 
 def test_errors_of_unknown_code_and_odd_text() -> None:
     with pytest.raises(ProtocolError, match=r"unexpected error UNHANDLED: no command"):
-        codec.raise_if_error(parsed_whole(codec.answer_error_code(b"7", b"UNHANDLED", "no command")))
+        codec.raise_if_error(parsed_whole(codec.answer_error_code(b"7", b"UNHANDLED", "no command")), codec.PUT)
     assert isinstance(from_code(b"\xff", ""), ProtocolError)
     with pytest.raises(ProtocolError):
-        codec.raise_if_error({b"_error": b"7"})
+        codec.raise_if_error({b"_error": b"7"}, codec.PUT)
     long = parsed_whole(codec.answer_error(b"7", InvalidArgument("é" * AMP_VALUE_BYTES_MAX)))
     assert len(long[b"_error_description"]) < 2000
     with pytest.raises(InvalidArgument, match="é"):
-        codec.raise_if_error(long)
-    codec.raise_if_error({b"_answer": b"7"})
+        codec.raise_if_error(long, codec.PUT)
+    codec.raise_if_error({b"_answer": b"7"}, codec.PUT)
 
 
 # --- What is read out of a box ----------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Many line clients at once: their replies whole, their ends noticed, nobody left behind."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -60,15 +62,12 @@ def test_each_client_has_a_call_of_its_own(fleet: Fleet) -> None:
     assert replies == {0: b"zero", 1: b"one"}
 
 
-def test_a_client_that_ended_completes_without_a_reply_and_can_be_replaced(fleet: Fleet) -> None:
+def test_a_client_that_ended_completes_without_a_reply(fleet: Fleet) -> None:
     fleet.send(0, b"GET |")
     fleet.clients[0].kill()
     (completion,) = completed(fleet)
     assert completion.reply is None
-    fleet.restart(0)
-    fleet.send(0, b"GET again~")
-    assert completed(fleet)[0].reply == b"again"
-    assert fleet.stop() == [0, 0]
+    assert fleet.stop() == [-signal.SIGKILL, 0]
 
 
 def test_what_nobody_asked_for_is_kept() -> None:
@@ -76,7 +75,20 @@ def test_what_nobody_asked_for_is_kept() -> None:
         while not fleet.clients[0].ended:
             assert fleet.wait(SECONDS_MAX) == []
         assert fleet.clients[0].stray == b"hm\n"
-        assert fleet.clients[0].said[-1] == "hello"
+        assert fleet.clients[0].said == ["hello"]
+
+
+def test_lines_on_stderr_are_whole_however_they_come() -> None:
+    talks = "import os; os.write(2, b'hel'); os.read(0, 9); os.write(2, b'lo\\nyou\\n')"
+    with Fleet([sys.executable, "-S", "-c", talks], 1) as fleet:
+        (client,) = fleet.clients
+        while not client.said:
+            assert fleet.wait(SECONDS_MAX) == []
+        assert client.said == ["hel"]
+        os.write(client.stdin_fd, b"go on")
+        while len(client.said) < 2:
+            assert fleet.wait(SECONDS_MAX) == []
+        assert client.said == ["hello", "you"]
 
 
 def test_a_failure_ends_all() -> None:
@@ -85,3 +97,56 @@ def test_a_failure_ends_all() -> None:
     for client in fleet.clients:
         with pytest.raises(ProcessLookupError):
             os.killpg(client.process.pid, 0)
+
+
+# --- STOP ------------------------------------------------------------------------------------------------------------
+STOPPING = "import os, sys; sys.stdin.readline(); "
+"""How a client begins that is told STOP and nothing else."""
+
+
+def dismissed(then: str, answer_seconds: float = SECONDS_MAX) -> dict[int, str]:
+    """What is wrong with two clients that are told STOP and then do this."""
+    with Fleet([sys.executable, "-S", "-c", STOPPING + then], 2) as fleet:
+        return fleet.dismiss(answer_seconds)
+
+
+def test_stop_is_answered_and_then_the_clients_end() -> None:
+    assert dismissed("os.write(1, b'STOP\\n')") == {}
+
+
+@pytest.mark.parametrize(
+    ("then", "fault"),
+    [
+        ("os.write(1, b'WHAT\\n')", "answered STOP with WHAT"),
+        ("os.write(1, b'STOP\\nmore\\n')", "answered STOP with STOP\\nmore"),
+        ("", "answered STOP with nothing"),
+        ("sys.exit('ouch')", "answered STOP with nothing; its last words: ouch"),
+        ("os.write(1, b'STOP\\n'); sys.exit(4)", "exited with status 4 after STOP"),
+        ("os.write(1, b'STOP\\n'); sys.exit('ouch')", "exited with status 1 after STOP; its last words: ouch"),
+    ],
+)
+def test_what_is_wrong_with_a_client_that_is_told_to_stop(then: str, fault: str) -> None:
+    assert dismissed(then) == {0: fault, 1: fault}
+
+
+def test_a_client_that_does_not_answer_stop_is_ended() -> None:
+    began = time.monotonic()
+    assert dismissed("sys.stdin.read()", 0.2) == dict.fromkeys((0, 1), "did not answer STOP: 0.2 s were not enough")
+    assert time.monotonic() - began < SECONDS_MAX
+
+
+def test_a_client_that_ended_before_stop_is_not_waited_for() -> None:
+    with Fleet([sys.executable, "-S", "-c", "print('hm')"], 1) as fleet:
+        while not fleet.clients[0].ended:
+            fleet.wait(SECONDS_MAX)
+        began = time.monotonic()
+        assert fleet.dismiss(SECONDS_MAX) == {0: "did not answer STOP: it had ended before"}
+        assert time.monotonic() - began < SECONDS_MAX
+
+
+def test_what_nobody_asked_for_is_a_fault() -> None:
+    talks = "import os; os.write(1, b'hm\\n'); os.read(0, 9); os.write(1, b'STOP\\n')"
+    with Fleet([sys.executable, "-S", "-c", talks], 1) as fleet:
+        while not fleet.clients[0].stray:
+            assert fleet.wait(SECONDS_MAX) == []
+        assert fleet.dismiss() == {0: "wrote unasked: hm\\n"}

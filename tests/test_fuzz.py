@@ -1,9 +1,12 @@
 """The fuzzer with real clients and a real server: it passes what is right, and lets no lie through."""
 
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,6 @@ from madkv.testing.calls import ALPHANUMERIC, Plan
 from madkv.testing.fuzz import parse_options
 from madkv.testing.history import read_history
 from madkv.testing.lines import Call, MalformedReply, line, parse
-from tests.line_client import wait_until
 from tests.processes import ROOT, Process, ServerProcess
 from tests.wrong_clients import just_script
 
@@ -78,6 +80,8 @@ def test_a_wrong_client_fails(server: ServerProcess, tmp_path: Path, lie: str, w
         ("mumbles", "was answered ERROR"),
         ("confuses", " other "),
         ("chatters", "anything else?"),
+        ("babbles", "was answered with the line Traceback (most recent call last):"),
+        ("fails", "exited with status 4 after STOP"),
         ("hangs", "gave no answer to"),
     ],
 )
@@ -118,17 +122,47 @@ def test_without_a_just_program_it_fails(tmp_path: Path) -> None:
     assert "No such file" in done.stdout
 
 
+@pytest.mark.parametrize("option", ["--log", "--history"])
+def test_a_log_that_cannot_be_made_is_one_line(server: ServerProcess, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = with_lie(server, tmp_path, "nothing", "ops=1", option, str(tmp_path / "file" / "log"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    if option == "--log":  # before there is anything to say
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+        assert done.stderr.startswith("madkv fuzz: ")
+    else:
+        assert done.stdout.splitlines()[-1] == FAILED
+
+
+@pytest.fixture
+def announcements(tmp_path: Path) -> Iterator[int]:
+    """The pipe to which clients write when they have answered once."""
+    os.mkfifo(tmp_path / "announcements")
+    pipe = os.open(tmp_path / "announcements", os.O_RDWR)
+    yield pipe
+    os.close(pipe)
+
+
+def wait_for_bytes(pipe: int, count: int) -> None:
+    received = b""
+    while len(received) < count:
+        ready, _, _ = select.select([pipe], [], [], SECONDS_MAX)
+        assert ready, f"{len(received)} of {count} clients have answered"
+        received += os.read(pipe, count)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_clients(server: ServerProcess, tmp_path: Path, number: int) -> None:
-    just = just_script(tmp_path, "nothing")
+def test_an_interrupt_ends_the_clients(server: ServerProcess, tmp_path: Path, number: int, announcements: int) -> None:
+    just = just_script(tmp_path, "announces")
+    environment = {**os.environ, "MADKV_ANNOUNCE": str(tmp_path / "announcements")}
     arguments = ("3", "yes", "--address", server.address, "--just", just, "ops=1000000")
     bystander = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
-        with Process(command(*arguments)) as process:
-            process.wait_for("^Keys: ")
-            fuzzer = psutil.Process(process.pid)
-            wait_until(lambda: len(fuzzer.children(recursive=True)) == 6, "three clients, each around a real one")
-            clients = fuzzer.children(recursive=True)
+        with Process(command(*arguments), environment) as process:
+            wait_for_bytes(announcements, 3)
+            clients = psutil.Process(process.pid).children(recursive=True)
+            assert len(clients) == 6, "three clients, each around a real one"
             process.signal(number)
             assert process.wait() == 130
             assert process.lines["stdout"][-1].startswith("Interrupted: ")
@@ -271,3 +305,13 @@ def test_a_broken_pair_of_our_own_is_malformed() -> None:
     assert parse(scan, b"SCAN a z BEGIN\n  b two words\nline\n  c7 v\nSCAN END", b"7") == ((b"c7", b"v"),)
     with pytest.raises(MalformedReply):
         parse(scan, b"SCAN a z BEGIN\n  c7 v w\nSCAN END", b"7")
+
+
+@pytest.mark.parametrize("row", [b"Traceback (most recent call last):", b"key value", b"  a b c d e", b""])
+def test_where_nobody_else_can_have_keys_every_line_is_a_pair(row: bytes) -> None:
+    """Between ends that begin alike, mark included, every key holds the mark."""
+    with pytest.raises(MalformedReply):
+        parse(Call("SCAN", b"c70", b"c79"), b"SCAN c70 c79 BEGIN\n%b\nSCAN END" % row, b"7")
+    for scan in (Call("SCAN", b"c7", b"d7"), Call("SCAN", b"c", b"c7"), Call("SCAN", b"c7", b"c")):
+        head = b"SCAN %b %b BEGIN\n" % (scan.key, scan.value or b"")
+        assert parse(scan, head + row + b"\nSCAN END", b"7") == ()

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from madkv.testing import kill
+from madkv.testing import checkout, kill
 
 SLEEP = "import sys; print('up', flush=True); sys.stdin.read()"
 POLITE = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('asked')))\n" + SLEEP
@@ -119,6 +119,7 @@ def test_spares_itself_and_its_ancestors(tmp_path: Path) -> None:
         "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'madkv.child', *sys.argv[1:]]))"
     )
     (ours / "madkv_kill.py").write_text(Path(kill.__file__).read_text())
+    (ours / "madkv" / "testing" / "checkout.py").write_text(Path(checkout.__file__).read_text())
     python = f"{ours}/.venv/bin/python"
     site = str(Path(psutil.__file__).parents[1])
     done = subprocess.run(
@@ -140,7 +141,7 @@ def test_prints_what_it_ended(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours = make_checkout(tmp_path / "ours")
-    monkeypatch.setattr(kill, "find", lambda found=kill.find: found(ours))
+    monkeypatch.setattr(kill, "checkout", lambda: ours)
     process = start(ours, "-m", "madkv.client")
     assert kill.main() == 0
     assert capsys.readouterr().out == f"ended madkv.client (process {process.pid})\n"

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.testing import explain
 from madkv.testing.history import Kind, Operation, Result, read_history, write_history
-from madkv.testing.linearizability import Mark, Step, Verdict, check, check_key, scan_fault
+from madkv.testing.linearizability import Mark, Step, Verdict, check, check_key, scan_fault, steps_by_key
 
 FOREVER = math.inf
 
@@ -106,6 +106,10 @@ class AgainstBruteForce(SynchronousTestCase):
     def test_unknown_initial_value(self) -> None:
         self.agrees(5, 4, Mark.UNKNOWN, 1000)
 
+    def test_a_reading_step_says_what_it_read(self) -> None:
+        for expects in (Mark.PRESENT, Mark.ANY):
+            self.assertRaises(AssertionError, check_key, [Step(0, 1, None, b"0"), Step(2, 3, expects, Mark.KEEP)])
+
     def test_an_optional_write_is_over_at_its_return(self) -> None:
         steps = [
             Step(1, 2, None, b"0"),
@@ -133,8 +137,8 @@ PUT_TWO = done("PUT", b"k2", b"two", False, 20, 30)
 class Histories(SynchronousTestCase):
     """Whole operations, and Scans among them."""
 
-    def verdict(self, *history: Operation, initial: Mark | None = None) -> Verdict:
-        return check(history, initial).verdict
+    def verdict(self, *history: Operation) -> Verdict:
+        return check(history).verdict
 
     def test_each_answer_after_the_other(self) -> None:
         history = (
@@ -221,12 +225,13 @@ class Histories(SynchronousTestCase):
         scan = done("SCAN", b"k1", b"k3", ((b"k1", b"one"), (b"k3", b"theirs")), 20, 30)
         self.assertEqual(check([PUT_ONE, scan]).verdict, Verdict.VIOLATION)
         self.assertEqual(check([PUT_ONE, scan], ours=lambda key: key != b"k3").verdict, Verdict.OK)
-        self.assertEqual(self.verdict(PUT_ONE, scan, initial=Mark.UNKNOWN), Verdict.OK)
+        theirs = steps_by_key([PUT_ONE, scan])[b"k3"]
+        self.assertEqual(check_key(theirs, Mark.UNKNOWN), Verdict.OK)
 
     def test_unknown_initial_values(self) -> None:
         first, second = (done("GET", b"k1", None, value, 20, 30) for value in (b"old", b"older"))
-        self.assertEqual(self.verdict(first, initial=Mark.UNKNOWN), Verdict.OK)
-        self.assertEqual(self.verdict(first, second, initial=Mark.UNKNOWN), Verdict.VIOLATION)
+        for history, verdict in (([first], Verdict.OK), ([first, second], Verdict.VIOLATION)):
+            self.assertEqual(check_key(steps_by_key(history)[b"k1"], Mark.UNKNOWN), verdict)
 
     def test_every_broken_key_is_named(self) -> None:
         finding = check([done("GET", key, None, b"x", 0, 1) for key in (b"a", b"b")] + [PUT_ONE])
@@ -365,7 +370,7 @@ class Weakening(SynchronousTestCase):
             if check_key(steps) is Verdict.OK:
                 continue
             shown += 1
-            stretch = explain.shortest(b"k", steps, None, lambda: False)
+            stretch = explain.shortest(b"k", steps, lambda: False)
             self.assertEqual(check_key(stretch.steps, stretch.initial), Verdict.VIOLATION)
             self.assertLessEqual(len(stretch.steps), len(steps))
         self.assertGreater(shown, 300)
@@ -373,7 +378,7 @@ class Weakening(SynchronousTestCase):
     def words(self, *history: Operation) -> str:
         finding = check(history)
         ((key, steps),) = finding.broken.items()
-        return "\n".join(explain.in_words(explain.shortest(key, steps, None, lambda: False), 0))
+        return "\n".join(explain.in_words(explain.shortest(key, steps, lambda: False), 0))
 
     def test_a_stale_read_in_words(self) -> None:
         others = [done("GET", b"k1", None, b"one", time, time + 1, 5) for time in range(11, 19)]
@@ -405,4 +410,4 @@ class Weakening(SynchronousTestCase):
 
     def test_when_time_is_up_what_is_reached_is_shown(self) -> None:
         steps = [Step(0, 1, None, b"one"), Step(2, 3, b"one", Mark.KEEP), Step(4, 5, None, Mark.KEEP)]
-        self.assertEqual(explain.shortest(b"k", steps, None, lambda: True).steps, steps)
+        self.assertEqual(explain.shortest(b"k", steps, lambda: True).steps, steps)

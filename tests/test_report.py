@@ -11,9 +11,10 @@ import pytest
 from matplotlib.image import imread
 
 from madkv.bench import machine, plots, report
-from madkv.bench.projects import PROJECTS, ROOT, Configuration, Project, Result, Series, read_result
+from madkv.bench.projects import PROJECTS, Configuration, Project, Result, Series, read_result
 from madkv.bench.results import Latency, Phase, format_results
 from madkv.bench.trends import trend
+from madkv.testing.checkout import ROOT
 
 P1 = PROJECTS["p1"]
 
@@ -131,7 +132,8 @@ def test_the_whole_report(logs: Path, tmp_path: Path) -> None:
         height, width, _ = imread(out / image).shape
         assert width >= 1200
         assert height >= 600
-    assert {path.name for path in (out).iterdir()} == {"proj1.md", "plots-p1"}
+    assert {path.name for path in out.iterdir()} == {"proj1.md", "plots-p1"}
+    assert {f"plots-p1/{path.name}" for path in (out / "plots-p1").iterdir()} == set(images)
     assert {path: path.read_bytes() for path in (ROOT / "docs" / "report").iterdir()} == prose_before
 
 
@@ -236,8 +238,7 @@ def test_workloads_can_be_compared_between_services(logs: Path, tmp_path: Path) 
     another = Series("10 clients", tuple((w.upper(), P1.configuration(f"bench-10-{w}")) for w in "ace"))
     both = attrs.evolve(one, series=(*one.series, another))
     assert plots.draw(both, P1.results(logs), tmp_path)
-    drawn = (tmp_path / "one-client.svg").read_text()
-    assert drawn.startswith("<?xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["one-client.png"]
     assert (tmp_path / "one-client.png").stat().st_size > 10_000
 
 

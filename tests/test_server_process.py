@@ -120,7 +120,7 @@ def load(server: ServerProcess, pairs: list[tuple[bytes, bytes]]) -> None:
                 )
             )
             for _ in batch:
-                codec.raise_if_error(connection.box())
+                codec.raise_if_error(connection.box(), codec.PUT)
 
 
 def tls_hello() -> bytes:

@@ -197,6 +197,13 @@ class ServerProtocolTest(SynchronousTestCase):
             self.client.call(codec.OPEN_SESSION, field(b"client_id", b"%016d" % number))
         self.refused(b"BUSY", "at most 64 sessions", codec.OPEN_SESSION, field(b"client_id", b"x" * 16))
 
+    def test_a_read_that_wants_no_answer_is_not_made(self) -> None:
+        """Nothing would hold it back: its sender has no answers to read."""
+        self.patch(self.store, "cut", lambda *_: self.fail("read for nobody"))
+        bounds = field(b"start", b"") + field(b"end", b"z")
+        self.client.protocol.dataReceived(field(b"_command", codec.SCAN) + bounds + b"\0\0")
+        self.assertEqual(self.client.answers(), [])
+
     def test_commands_it_does_not_have(self) -> None:
         self.refused(b"UNHANDLED", "StartTLS", amp.StartTLS.commandName)
         self.refused(b"UNHANDLED", "no command 'put'", b"put", KEY + VALUE)

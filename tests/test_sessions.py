@@ -3,7 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.errors import Busy, InvalidArgument, StaleCall, UnknownSession
-from madkv.limits import SESSION_CALLS_MAX, SESSION_UNUSED_SECONDS
+from madkv.limits import MIB, SESSION_CALLS_MAX, SESSION_OWN_RECORD_BYTES_MAX, SESSION_UNUSED_SECONDS
 from madkv.operations import Outcome, Write, WriteKind
 from madkv.sessions import RECORD_OVERHEAD_BYTES, Record, Session, Sessions
 
@@ -156,6 +156,23 @@ class SessionsTest(SynchronousTestCase):
         self.execute(put(1, 1), b"v" * 1000)
         self.sessions.open(BOB, 2, 0)
         self.assertIsInstance(self.sessions.admit(put(2, 1), 0), Busy)
+
+    def test_no_session_takes_all_the_room(self) -> None:
+        """A client with many large answers outstanding is held up itself, and nobody else."""
+        sessions = Sessions()
+        sessions.open(ALICE, 1, 0)
+        sessions.open(BOB, 2, 0)
+        made = 0
+        for sequence in range(2, 20):
+            session = sessions.admit(put(1, sequence), 0)
+            if isinstance(session, Session):
+                sessions.record(session, put(1, sequence), b"v" * MIB)
+                made += 1
+        self.assertEqual(made, SESSION_OWN_RECORD_BYTES_MAX // MIB)
+        self.assertIsInstance(sessions.admit(put(1, 1), 0), Session)
+        self.assertIsInstance(sessions.admit(put(2, 5), 0), Session)
+        self.assertIsInstance(sessions.admit(put(1, 30, floor=20), 0), Session)
+        self.assertEqual(sessions.record_bytes, 0)
 
     def test_room_for_oldest_calls_is_bounded(self) -> None:
         """Whoever opens session after session cannot fill memory with one large answer in each."""

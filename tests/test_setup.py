@@ -214,6 +214,23 @@ def test_clean_spares_what_was_not_made_by_building(tmp_path: Path) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("tool", ["check", "clean", "kill", "tree", "ycsb"])
+def test_outside_a_checkout_nothing_is_done(tmp_path: Path, tool: str) -> None:
+    """Of an installed MadKV, the directory above holds the packages of others."""
+    shutil.copytree(ROOT / "madkv", tmp_path / "madkv", ignore=shutil.ignore_patterns("__pycache__"))
+    make_files(tmp_path, "other.egg-info/x", "build/lib.py", "dist/main.py", ".coverage.1")
+    before = sorted(tmp_path.glob("**/*.*"))
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", f"madkv.testing.{tool}"], cwd=tmp_path, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == f"madkv: {tmp_path} is no checkout of MadKV (it has no Justfile), so there is nothing to do here\n"
+    )
+    assert sorted(tmp_path.glob("**/*.*")) == before
+
+
 # --- YCSB ------------------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +274,7 @@ def release() -> Iterator[str]:
 
 
 def fetch(monkeypatch: pytest.MonkeyPatch, root: Path, url: str) -> int:
-    monkeypatch.setattr(ycsb, "ROOT", root)
+    monkeypatch.setattr(ycsb, "checkout", lambda: root)
     monkeypatch.setenv("MADKV_YCSB_URL", url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return ycsb.main()

@@ -64,6 +64,7 @@ def test_single_client_testcases_cover_every_operation_and_answer(
         (4, "own"),
         (4, "forgets"),
         (5, "own"),
+        (5, "fails"),
     ],
 )
 def test_wrong_clients_fail(server: ServerProcess, tmp_path: Path, number: int, lie: str) -> None:
@@ -72,3 +73,10 @@ def test_wrong_clients_fail(server: ServerProcess, tmp_path: Path, number: int, 
     assert done.stdout.splitlines()[-1] == f"Testcase {number}: FAILED"
     assert "WRONG" in done.stdout
     assert "went wrong, marked WRONG above." in done.stdout
+
+
+def test_a_log_that_cannot_be_made_is_one_line(server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = testcase(1, server, tmp_path, "nothing", "--log", str(tmp_path / "file" / "log"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("madkv testcase: ")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import psutil
 
-from madkv.testing.fleet import Fleet
+from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.options import words
-from madkv.testing.service import Service, free_ports
+from madkv.testing.service import Service, ServiceError, free_ports
 
 RECORDS = 1000
 RECORD_BYTES = 1080
@@ -58,7 +58,7 @@ def exchange(fleet: Fleet, lines: Sequence[list[bytes]]) -> None:
             raise CallFailed(f"no answer within {REPLY_SECONDS_MAX:g} s")
         for completion in completions:
             if completion.reply is None:
-                raise CallFailed(f"client {completion.client} ended: {list(fleet.clients[completion.client].said)}")
+                raise CallFailed(f"client {completion.client} ended: {fleet.clients[completion.client].said}")
             line = next(left[completion.client], None)
             if line is None:
                 active -= 1
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--just", default=shutil.which("just") or "just", help="the just program (default: %(default)s)"
     )
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    interrupt_on_terminate()
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     kept = True
@@ -138,5 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except (CallFailed, ServiceError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"madkv: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,17 +6,17 @@ and starting this again goes on where it stopped. What failed is run again, and 
 
 import argparse
 import os
-import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from madkv.bench.machine import form_of, note_run, read_record
 from madkv.bench.projects import PROJECTS, TOOLS, Configuration, Project, read_result
-from madkv.bench.run import interrupt_on_terminate
+from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.service import Service, ServiceError, free_ports
 
@@ -70,7 +70,6 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
 
 def run_one(project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str]) -> bool:
     """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
-    recipe_command = shlex.split(just)
     ports = free_ports(project.ports_needed)
     log = configuration.log(logs)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +77,26 @@ def run_one(project: Project, configuration: Configuration, just: str, logs: Pat
     command = [sys.executable, "-m", TOOLS[configuration.kind], *configuration.arguments]
     command += ["--module", project.module, "--address", project.address(configuration, ports)]
     command += ["--just", just, "--log", str(log), *options]
-    with Service(recipe_command, project.service(configuration, ports), ports) as service:
-        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    with (
+        Service([just], project.service(configuration, ports), ports) as service,
+        tempfile.TemporaryFile("w+", errors="backslashreplace") as said,
+    ):
+        # On a terminal the tool's progress shows how far it is; elsewhere it would only come between our own lines.
+        tool = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None if sys.stderr.isatty() else said,
+            start_new_session=True,
+        )
         try:
             status = tool.wait()
         finally:
             end_tool(tool)
         result = read_result(configuration, logs)
+        if status or result is None:
+            said.seek(0)
+            sys.stderr.write(said.read())
         if result is None:
             print(f"no result (exit status {status}); the service said:\n{service.said()}", file=sys.stderr)
     return result is not None and result.passed and status == 0
@@ -153,11 +165,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt_on_terminate()
     project = PROJECTS[arguments.project]
     logs: Path = arguments.logs or project.logs
-    logs.mkdir(parents=True, exist_ok=True)
     try:
+        logs.mkdir(parents=True, exist_ok=True)
         return run_all(
             project, logs, arguments.just, arguments.quick == "yes", arguments.again == "yes", arguments.seconds
         )
+    except OSError as error:
+        print(f"madkv: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130

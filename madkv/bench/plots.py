@@ -31,7 +31,6 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.titlesize": 11,
     "hatch.linewidth": 0.7,
-    "svg.hashsalt": "madkv",
 }
 
 Points = list[tuple[str, Phase]]
@@ -43,7 +42,7 @@ def points_of(series: Series, results: Mapping[str, Result]) -> Points:
 
 
 def draw(figure: Figure, results: Mapping[str, Result], directory: Path) -> bool:
-    """Write the figure to `directory` as PNG and SVG; False, and nothing written, when it would be empty."""
+    """Write the figure to `directory` as PNG; False, and nothing written, when it would be empty."""
     series = [(each.label, points_of(each, results)) for each in figure.series]
     if not any(points for _, points in series):
         return False
@@ -57,7 +56,6 @@ def draw(figure: Figure, results: Mapping[str, Result], directory: Path) -> bool
         FigureCanvasAgg(canvas)
         forms[figure.form](canvas, figure, series)
         canvas.savefig(directory / f"{figure.name}.png", dpi=DOTS_PER_INCH)
-        canvas.savefig(directory / f"{figure.name}.svg", metadata={"Date": None})
     return True
 
 

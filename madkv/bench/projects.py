@@ -12,7 +12,6 @@ import attrs
 
 from madkv.bench.results import Phase, parse_results
 
-ROOT = Path(__file__).resolve().parents[2]
 LOGS = Path("/tmp")
 
 TOOLS = {"testcase": "madkv.testing.testcase", "fuzz": "madkv.testing.fuzz", "bench": "madkv.bench.run"}

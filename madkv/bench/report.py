@@ -15,9 +15,10 @@ from typing import Any
 
 from madkv.bench.machine import form_of, machine_facts, read_record
 from madkv.bench.plots import draw, points_of
-from madkv.bench.projects import PROJECTS, ROOT, Configuration, Figure, Project, Result
+from madkv.bench.projects import PROJECTS, Configuration, Figure, Project, Result
 from madkv.bench.results import KINDS
 from madkv.bench.trends import trend
+from madkv.testing.checkout import ROOT
 from madkv.testing.options import words
 
 DIRECTIVE = re.compile(r"^<!-- madkv: (\w+)((?: [\w.-]+)*) -->$", re.MULTILINE)
@@ -205,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         path = write(project, logs, arguments.prose, arguments.out, results)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"madkv report: {error}", file=sys.stderr)
         return 1
     print(f"written: {path}")

@@ -9,11 +9,10 @@ after its answer was read. Every answer is checked: figures about wrong answers 
 import argparse
 import gc
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +20,9 @@ from madkv.bench.histogram import Latencies
 from madkv.bench.official import OfficialWorkload
 from madkv.bench.results import Phase, format_results
 from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
-from madkv.testing.fleet import Completion, Fleet
+from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
 from madkv.testing.options import words
+from madkv.testing.transcript import Progress
 
 READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
 """The call that every client answers before the clock starts: by then it is started and connected."""
@@ -44,35 +44,23 @@ class Source(Protocol):
     def acknowledged(self, call: Call) -> None: ...
 
 
-class Progress:
-    """How far a phase is, on stderr: rewritten in place on a terminal, else a line now and then."""
+class PhaseProgress(Progress):
+    """How far a phase is."""
 
     def __init__(self, name: str, calls_expected: int | None) -> None:
+        super().__init__()
         self._name = name
         self._expected = calls_expected
-        self._terminal = sys.stderr.isatty()
-        self._every_ns = 10**9 if self._terminal else 10 * 10**9
-        self.due_ns = 0
         self._shown_ns = time.monotonic_ns()
         self._shown_calls = 0
 
-    def show(self, now_ns: int, calls: int, recent: Latencies) -> None:
+    def show_calls(self, now_ns: int, calls: int, recent: Latencies) -> None:
         """Say where the phase is, with the rate and the latency since the last time."""
-        self.due_ns = now_ns + self._every_ns
-        if not recent.count:
-            return
         rate = (calls - self._shown_calls) / max(1e-9, (now_ns - self._shown_ns) / 1e9)
         of = f" of {self._expected}" if self._expected else ""
-        text = f"[{self._name}] {calls}{of} calls, {rate:.0f} a second, p99 {recent.percentile_ns(99) / 1000:.0f} us"
-        sys.stderr.write(f"\r{text}\033[K" if self._terminal else text + "\n")
-        sys.stderr.flush()
+        p99_us = recent.percentile_ns(99) / 1000
+        self.show(f"[{self._name}] {calls}{of} calls, {rate:.0f} a second, p99 {p99_us:.0f} us")
         self._shown_ns, self._shown_calls = now_ns, calls
-
-    def end(self) -> None:
-        """Leave the terminal's line empty."""
-        if self._terminal:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
 
 
 class Bench:
@@ -87,25 +75,20 @@ class Bench:
 
     def ready(self) -> None:
         """Wait until each client has answered a call."""
-        self._each(READY.line, lambda reply: fault(READY, reply))
-
-    def stop(self) -> None:
-        """End the clients by STOP, which each must answer before it exits with 0."""
-        self._each(b"STOP", lambda reply: None if reply == b"STOP" else "STOP is answered STOP")
-        for number, status in enumerate(self._fleet.stop()):
-            if status:
-                raise BenchError(f"client {number} exited with status {status} after STOP")
-
-    def _each(self, line: bytes, fault_of: Callable[[bytes], str | None]) -> None:
         for number in range(len(self._fleet.clients)):
-            self._fleet.send(number, line)
+            self._fleet.send(number, READY.line)
         waited = len(self._fleet.clients)
         while waited:
             for completion in self._answers():
                 waited -= 1
                 assert completion.reply is not None
-                if wrong := fault_of(completion.reply):
-                    raise self._wrong(completion.client, line, completion.reply, wrong)
+                if wrong := fault(READY, completion.reply):
+                    raise self._wrong(completion.client, READY.line, completion.reply, wrong)
+
+    def stop(self) -> None:
+        """End the clients by STOP."""
+        for number, wrong in self._fleet.dismiss().items():
+            raise BenchError(f"client {number} {wrong}")
 
     def phase(
         self, name: str, streams: Sequence[Iterator[Call]], calls_expected: int | None = None, seconds: float = 0
@@ -114,7 +97,7 @@ class Bench:
         send = self._fleet.send
         totals: dict[str, Latencies] = {}
         recent: dict[str, Latencies] = {}
-        progress = Progress(name, calls_expected)
+        progress = PhaseProgress(name, calls_expected)
         following = [next(stream, None) for stream in streams]
         current = list(following)
         calls = 0
@@ -124,7 +107,6 @@ class Bench:
         cpu_began = time.process_time()
         began_ns = ended_ns = time.monotonic_ns()
         stop_ns = began_ns + int(seconds * 1e9) if seconds else None
-        progress.show(began_ns, 0, Latencies())
         try:
             in_flight = 0
             for number, call in enumerate(current):
@@ -155,10 +137,10 @@ class Bench:
                     if upcoming is not None:
                         following[number] = next(streams[number], None)
                 if ended_ns > progress.due_ns:
-                    progress.show(ended_ns, calls, merged(totals, recent))
+                    progress.show_calls(ended_ns, calls, merged(totals, recent))
         finally:
             self.cpu_us_per_call = (time.process_time() - cpu_began) / max(1, calls) * 1e6
-            progress.end()
+            progress.clear()
             gc.enable()
         merged(totals, recent)
         return Phase.of(ended_ns - began_ns, totals)
@@ -178,7 +160,7 @@ class Bench:
         return completions
 
     def _check_alive(self) -> None:
-        """A client that ended between two calls never completes the second; one that answered STOP may well be gone."""
+        """A client that ended between two calls never completes the second."""
         for client in self._fleet.clients:
             if client.ended and client.pending:
                 raise self._ended(client.number)
@@ -198,7 +180,7 @@ class Bench:
             f"\n  client {client.number}: {line}"
             for client in self._fleet.clients
             if number in (None, client.number)
-            for line in list(client.said)[-5:]
+            for line in client.said[-5:]
         ]
         return ("; last on stderr:" + "".join(said[:20])) if said else "; it said nothing on stderr"
 
@@ -232,7 +214,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         else:
             joined.append(word)
     parser = argparse.ArgumentParser(prog="madkv.bench.run", description="Run one YCSB workload against a service.")
-    parser.add_argument("nclis", type=int, help="number of clients, each a process of its own")
+    parser.add_argument("nclis", type=int, help=f"number of clients, 1 to {CLIENTS_MAX}, each a process of its own")
     parser.add_argument("wload", help="a letter from a to f, or the path of a YCSB property file")
     parser.add_argument("--module", default="p1", help="whose `client` recipe starts the clients (default: p1)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="passed to it (default: 127.0.0.1:3777)")
@@ -261,8 +243,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="set a property of the workload; may be repeated",
     )
     arguments = parser.parse_args(words(joined))
-    if arguments.nclis < 1:
-        parser.error("at least one client is needed")
+    if not 1 <= arguments.nclis <= CLIENTS_MAX:
+        parser.error(f"the number of clients must be 1 to {CLIENTS_MAX}")
     if arguments.seconds < 0 or arguments.stall <= 0:
         parser.error("a time is negative, or zero where it must not be")
     return arguments
@@ -291,7 +273,7 @@ def run(arguments: argparse.Namespace) -> str:
     core = CoreWorkload(properties, arguments.seed, clients)  # judges the properties in either case
     official = arguments.ycsb == "yes"
     source: Source = OfficialWorkload(arguments.ycsb_home, text, properties, clients) if official else core
-    command = [*shlex.split(arguments.just), f"{arguments.module}::client", arguments.address]
+    command = [arguments.just, f"{arguments.module}::client", arguments.address]
     print(f"starting {counted(clients)}: {shlex.join(command)}", file=sys.stderr)
     with Fleet(command, clients) as fleet:
         bench = Bench(fleet, source, arguments.stall)
@@ -314,33 +296,24 @@ def run(arguments: argparse.Namespace) -> str:
     )
 
 
-def interrupt_on_terminate() -> None:
-    """Make SIGTERM end this process as Ctrl-C does: by an exception, so that what it started is ended too."""
-
-    def raise_interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, raise_interrupt)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     interrupt_on_terminate()
-    if arguments.log:
-        arguments.log.parent.mkdir(parents=True, exist_ok=True)
-        arguments.log.unlink(missing_ok=True)  # an old result must not pass for that of a run which fails
     try:
+        if arguments.log:
+            arguments.log.parent.mkdir(parents=True, exist_ok=True)
+            arguments.log.unlink(missing_ok=True)  # an old result must not pass for that of a run which fails
         output = run(arguments)
-    except (BenchError, WorkloadError) as error:
+        if arguments.log:
+            arguments.log.write_text(output + "\n")
+        print(output, flush=True)
+    except (BenchError, WorkloadError, OSError) as error:
         print(f"madkv bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("madkv bench: interrupted", file=sys.stderr)
         return 130
-    if arguments.log:
-        arguments.log.write_text(output + "\n")
-    print(output, flush=True)
     return 0
 
 

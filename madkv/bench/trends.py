@@ -63,7 +63,8 @@ def _latency(points: Points) -> str:
         f"a call takes {_us(first.mean_us)} on average with {_clients(first_x)} and {_us(last.mean_us)} with {last_x},"
         f" {last.mean_us / first.mean_us:.0f} times as long"
     )
-    text += f"; the 99th percentile goes from {_us(worst_p99_us(first))} to {_us(worst_p99_us(last))}"
+    text += "; the 99th percentile, of whichever kind of call is slower, goes "
+    text += f"from {_us(worst_p99_us(first))} to {_us(worst_p99_us(last))}"
     waiting = last.throughput * last.mean_us / 1e6
     text += (
         f". In a closed loop clients = throughput x latency: {last.throughput:,.0f} a second times"

@@ -25,7 +25,9 @@ def _keep_stderr_open() -> None:
         os.fstat(2)
     except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
+        if null != 2:
+            os.dup2(null, 2)
+            os.close(null)  # it may have got the number of a stdout that is closed, too, and must not pass for one
 
 
 def main(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ from madkv.client.session import Call, Session
 from madkv.errors import Abandoned, Busy, InternalError, ProtocolError, ScanExpired, UnknownSession
 from madkv.limits import CLIENT_ID_BYTES, CLOSE_SECONDS_MAX, CONNECT_SECONDS_MAX
 from madkv.wire import codec
-from madkv.wire.boxes import Box, blob, field, join_blob
+from madkv.wire.boxes import Box, blob, field
 from madkv.wire.caller import CallerProtocol
 
 T = TypeVar("T")
@@ -93,23 +93,23 @@ class Client:
     async def _put(self, key: bytes, value: bytes) -> bool:
         check_key(key)
         check_value(value)
-        return codec.take_found(await self._write(codec.PUT, field(b"key", key) + blob(b"value", value)))
+        return await self._write(codec.PUT, field(b"key", key) + blob(b"value", value), codec.take_found)
 
     async def _swap(self, key: bytes, value: bytes) -> bytes | None:
         check_key(key)
         check_value(value)
-        return join_blob(await self._write(codec.SWAP, field(b"key", key) + blob(b"value", value)), b"value")
+        return await self._write(codec.SWAP, field(b"key", key) + blob(b"value", value), codec.take_value)
 
     async def _delete(self, key: bytes) -> bool:
         check_key(key)
-        return codec.take_found(await self._write(codec.DELETE, field(b"key", key)))
+        return await self._write(codec.DELETE, field(b"key", key), codec.take_found)
 
     async def _get(self, key: bytes) -> bytes | None:
         check_key(key)
         fields = field(b"key", key)
 
         async def attempt(connection: CallerProtocol) -> bytes | None:
-            return join_blob(await connection.call(codec.GET, fields), b"value")
+            return codec.take_value(await connection.call(codec.GET, fields))
 
         return await self._retried(attempt)
 
@@ -123,20 +123,17 @@ class Client:
             pairs: list[tuple[bytes, bytes]] = []
             page_fields = fields
             while True:
-                box = await connection.call(codec.SCAN, page_fields)
-                page = join_blob(box, b"pairs")
-                if page is None:
-                    raise ProtocolError("a scan's answer without pairs")
-                pairs += codec.decode_pairs(page)
-                if b"cursor" not in box:
+                page, cursor = codec.take_page(await connection.call(codec.SCAN, page_fields))
+                pairs += page
+                if cursor is None:
                     return pairs
-                page_fields = fields + field(b"cursor", box[b"cursor"])
+                page_fields = fields + field(b"cursor", cursor)
 
         return await self._retried(attempt)
 
     # --- The life of a call -----------------------------------------------------------------------------------------
 
-    async def _write(self, command: bytes, fields: bytes) -> Box:
+    async def _write(self, command: bytes, fields: bytes, answer_in: Callable[[Box], T]) -> T:
         session = self._session
         while session.full:
             room: Deferred[None] = Deferred()
@@ -144,8 +141,8 @@ class Client:
             await room
         call = session.begin()
 
-        async def attempt(connection: CallerProtocol) -> Box:
-            return await self._attempt_write(connection, call, command, fields)
+        async def attempt(connection: CallerProtocol) -> T:
+            return answer_in(await self._attempt_write(connection, call, command, fields))
 
         try:
             return await self._retried(attempt)
@@ -156,6 +153,7 @@ class Client:
 
     async def _attempt_write(self, connection: CallerProtocol, call: Call, command: bytes, fields: bytes) -> Box:
         session = self._session
+        sessions_lost = 0
         while True:
             if session.index is None:
                 await self._opening.wait()
@@ -171,8 +169,11 @@ class Client:
             except Busy:
                 session.not_executed(call)
                 raise
-            except UnknownSession:
+            except UnknownSession as refusal:
                 session.lost(call, index)
+                if sessions_lost:  # and it was a new one: no hurry to lose the next
+                    raise ProtocolError(str(refusal)) from None
+                sessions_lost += 1
 
     async def _retried(self, attempt: Callable[[CallerProtocol], Coroutine[Deferred[Any], Any, T]]) -> T:
         backoff: Backoff | None = None
@@ -222,7 +223,7 @@ class Client:
         connection: CallerProtocol = await connectProtocol(endpoint, CallerProtocol(self._reactor))
         try:
             hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-            self._session.connected(codec.take_answer_field(hello, b"boot"))
+            self._session.connected(codec.take_boot(hello))
         except BaseException:
             await connection.abort()
             raise

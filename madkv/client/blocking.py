@@ -25,7 +25,13 @@ from madkv.limits import (
     TRY_SECONDS_MAX,
 )
 from madkv.wire import codec
-from madkv.wire.boxes import ANSWER, ERROR, Box, blob, field, join_blob, next_field_end, parse_boxes
+from madkv.wire.boxes import ANSWER, ERROR, Box, blob, field, next_field_end, parse_boxes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # at run time, importing typing would take as long as everything else here
+    from typing import TypeVar
+
+    Answer = TypeVar("Answer")
 
 READ_BYTES = 1 << 18
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -74,18 +80,18 @@ class BlockingClient:
         """
         check_key(key)
         check_value(value)
-        return codec.take_found(self._write(codec.PUT, key, field(b"key", key) + blob(b"value", value)))
+        return self._write(codec.PUT, key, field(b"key", key) + blob(b"value", value), codec.take_found)
 
     def swap(self, key: bytes, value: bytes) -> bytes | None:
         """Set the value of a key; the value it had, None if it did not exist. Raises as `put`."""
         check_key(key)
         check_value(value)
-        return join_blob(self._write(codec.SWAP, key, field(b"key", key) + blob(b"value", value)), b"value")
+        return self._write(codec.SWAP, key, field(b"key", key) + blob(b"value", value), codec.take_value)
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; whether it existed. Raises as `put`."""
         check_key(key)
-        return codec.take_found(self._write(codec.DELETE, key, field(b"key", key)))
+        return self._write(codec.DELETE, key, field(b"key", key), codec.take_found)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None if it does not exist. Raises InvalidArgument."""
@@ -94,7 +100,7 @@ class BlockingClient:
         backoff: Backoff | None = None
         while True:
             try:
-                return join_blob(self._connected(key).exchange(codec.GET, fields), b"value")
+                return codec.take_value(self._connected(key).exchange(codec.GET, fields))
             except _AGAIN as error:
                 backoff = self._wait(error, backoff)
 
@@ -109,12 +115,8 @@ class BlockingClient:
                 pairs: list[tuple[bytes, bytes]] = []
                 page_fields = fields
                 while True:
-                    box = connection.exchange(codec.SCAN, page_fields)
-                    page = join_blob(box, b"pairs")
-                    if page is None:
-                        raise ProtocolError("a scan's answer without pairs")
-                    pairs += codec.decode_pairs(page)
-                    cursor = box.get(b"cursor")
+                    page, cursor = codec.take_page(connection.exchange(codec.SCAN, page_fields))
+                    pairs += page
                     if cursor is None:
                         return pairs
                     page_fields = fields + field(b"cursor", cursor)
@@ -137,10 +139,11 @@ class BlockingClient:
 
     # --- The life of a call -----------------------------------------------------------------------------------------
 
-    def _write(self, command: bytes, key: bytes, fields: bytes) -> Box:
+    def _write(self, command: bytes, key: bytes, fields: bytes, answer_in: "Callable[[Box], Answer]") -> "Answer":
         session = self._session
         call = session.begin()
         backoff: Backoff | None = None
+        sessions_lost = 0
         try:
             while True:
                 try:
@@ -151,9 +154,12 @@ class BlockingClient:
                     assert session.index is not None
                     session.sending(call)
                     carried = codec.session_fields(session.index, call.sequence, session.floor)
-                    return connection.exchange(command, fields + carried)
-                except UnknownSession:
+                    return answer_in(connection.exchange(command, fields + carried))
+                except UnknownSession as error:
                     session.lost(call, session.index)
+                    if sessions_lost:  # and it was a new one: no hurry to lose the next
+                        backoff = self._wait(error, backoff)
+                    sessions_lost += 1
                 except _AGAIN as error:
                     if isinstance(error, Busy):
                         session.not_executed(call)
@@ -195,7 +201,7 @@ class _Connection:
             self._poll.register(abandon_fd, 0)
         try:
             hello = self.exchange(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-            self.boot = codec.take_answer_field(hello, b"boot")
+            self.boot = codec.take_boot(hello)
         except MadKVError:
             self.close()
             raise
@@ -217,7 +223,7 @@ class _Connection:
             self.close()
             raise
         if ERROR in box:
-            codec.raise_if_error(box)
+            codec.raise_if_error(box, command)
         return box
 
     def close(self) -> None:

@@ -158,6 +158,8 @@ class ServerProtocol(BoxProtocol):
             raise
 
     def _read(self, tag: bytes, answer_of: Callable[[bytes, MemoryStore], bytes], size_bytes: int) -> None:
+        if not tag:
+            return  # nobody wants to know, so nothing would hold back whoever asks
         self._begin(size_bytes)
         try:
             self._replica.read(partial(self._complete, tag, size_bytes, answer_of))

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from madkv.testing.checkout import checkout
 from madkv.testing.options import words
 
-ROOT = Path(__file__).resolve().parents[2]
 NOT_PRODUCTION = "madkv/testing/*,madkv/bench/*"
 COVERAGE_PERCENT_MIN = 90
 
@@ -39,12 +39,12 @@ def run(step: str, command: Sequence[str], environment: dict[str, str] | None = 
     """Run one step with this interpreter's modules, its output going where ours goes."""
     print(f"\n== {step}", flush=True)
     began = time.monotonic()
-    status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=False).returncode
+    status = subprocess.run([sys.executable, "-m", *command], cwd=checkout(), env=environment, check=False).returncode
     return Outcome(step, status, time.monotonic() - began)
 
 
 def forget_measurements() -> None:
-    for path in glob.glob(f"{glob.escape(str(ROOT))}/.coverage*"):
+    for path in glob.glob(f"{glob.escape(str(checkout()))}/.coverage*"):
         Path(path).unlink()
 
 

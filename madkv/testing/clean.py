@@ -6,7 +6,8 @@ The environment stays (so the next recipe starts at once, without a network too)
 import shutil
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from madkv.testing.checkout import checkout
+
 AT_THE_ROOT = (
     *("*.egg-info", "build", "dist", "twistd.pid", "_trial_temp*"),
     *(".coverage", ".coverage.*", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
@@ -23,7 +24,7 @@ def by_products(root: Path) -> list[Path]:
 
 
 def main() -> None:
-    found = by_products(ROOT)
+    found = by_products(checkout())
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.service import Service, ServiceError, free_ports
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="just demo", description=__doc__)
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
     just = parser.parse_args(words(sys.argv[1:] if argv is None else argv)).just
+    interrupt_on_terminate()
     started = time.monotonic()
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say()
             say(f"YCSB A, half reads and half updates: {CLIENTS} clients, {OPS_PER_CLIENT:,} calls each:")
             load, run = run_workload(just, address)
-    except (DemoFailed, ServiceError) as error:
+    except (DemoFailed, ServiceError, OSError) as error:
         say(f"Demo FAILED: {error}")
         return 1
     except KeyboardInterrupt:

@@ -24,10 +24,12 @@ import attrs
 
 from madkv.testing.history import Operation
 from madkv.testing.linearizability import Mark, Step, Verdict, check_key
+from madkv.testing.lines import show
 
 DEAD_ENDS_MAX = 6
 """Orders spelled out up to where they get stuck; when there are more, one sentence stands for all."""
 SHOWN_BYTES = 32
+"""Of a value that is longer."""
 
 OutOfTime = Callable[[], bool]
 Chosen = Callable[[Step], bool]
@@ -41,7 +43,7 @@ class Stretch:
 
     key: bytes
     steps: list[Step]
-    initial: bytes | Mark | None
+    initial: Mark | None
 
     def shown(self) -> list[Step]:
         """The steps that the explanation names, in the order of their calls."""
@@ -50,8 +52,9 @@ class Stretch:
         return sorted(named, key=attrgetter("called"))
 
 
-def shortest(key: bytes, steps: Sequence[Step], initial: Mark | None, out_of_time: OutOfTime) -> Stretch:
+def shortest(key: bytes, steps: Sequence[Step], out_of_time: OutOfTime) -> Stretch:
     """Cut the steps of a key that is not linearizable down. When the time is up, what was reached is returned."""
+    initial: Mark | None = None
 
     def broken(some: Sequence[Step], cell: Mark | None) -> bool:
         return not out_of_time() and check_key(some, cell, out_of_time) is Verdict.VIOLATION
@@ -70,8 +73,8 @@ def shortest(key: bytes, steps: Sequence[Step], initial: Mark | None, out_of_tim
 
     written = {step.leaves for step in best}
     for step in best:
-        if initial is None and isinstance(step.expects, bytes) and step.expects not in written:
-            return Stretch(key, [step], initial)
+        if isinstance(step.expects, bytes) and step.expects not in written:
+            return Stretch(key, [step], None)
 
     best, initial = without_beginning()
     best = thinned(_without_answers)
@@ -208,8 +211,7 @@ def _holds(cell: bytes | Mark | None) -> str:
 def _text(value: bytes | Mark | None) -> str:
     if not isinstance(value, bytes):
         return "null" if value is None else "any value"
-    text = value[:SHOWN_BYTES].decode("ascii", "backslashreplace")
-    return text if len(value) <= SHOWN_BYTES else f"{text}… ({len(value)} bytes)"
+    return show(value, SHOWN_BYTES, 0)
 
 
 def _reasons(stretch: Stretch, shown: Sequence[Step]) -> list[str]:

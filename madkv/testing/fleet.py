@@ -11,14 +11,19 @@ import select
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from madkv.testing.lines import show
+
+CLIENTS_MAX = 100
+"""Clients of one run: each is a process of its own, with three pipes to this one."""
+STOP_SECONDS = 10.0
+"""How long a client may take to answer STOP, and then to end."""
 READ_BYTES = 1 << 16
 """What a pipe holds. A longer buffer costs a page fault or more for each read, however little there is."""
-STDERR_LINES_KEPT = 20
+STDERR_BYTES_KEPT = 4096
 SCAN_END = b"\nSCAN END\n"
 
 
@@ -34,7 +39,7 @@ class Completion(NamedTuple):
 class ClientProcess:
     """One line client: its process, its pipes and its outstanding call."""
 
-    def __init__(self, number: int, command: Sequence[str], env: dict[str, str] | None) -> None:
+    def __init__(self, number: int, command: Sequence[str]) -> None:
         self.number = number
         self.process = subprocess.Popen(
             command,
@@ -42,15 +47,13 @@ class ClientProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env=env,
             start_new_session=True,
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin_fd = self.process.stdin.fileno()
         self.stdout_fd = self.process.stdout.fileno()
         self.stderr_fd = self.process.stderr.fileno()
-        self.said: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
-        """The last lines it wrote to stderr."""
+        self.stderr_tail = b""
         self.pending = False
         self.scanning = False
         self.called_ns = 0
@@ -60,11 +63,20 @@ class ClientProcess:
         """What it last wrote to stdout without being asked."""
         self.ended = False
 
-    def kill(self, with_signal: int = signal.SIGKILL) -> None:
+    @property
+    def said(self) -> list[str]:
+        """The last lines it wrote to stderr."""
+        return self.stderr_tail.decode(errors="backslashreplace").splitlines()
+
+    def last_words(self) -> str:
+        """What it said last on stderr, to be put behind what is wrong with it; empty when it said nothing."""
+        return "; its last words: " + " / ".join(self.said[-3:]) if self.said else ""
+
+    def kill(self) -> None:
         """End the client and whatever it started: the recipe runs a shell, which runs the client."""
         if self.process.returncode is None:
             try:
-                os.killpg(self.process.pid, with_signal)
+                os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
 
@@ -72,21 +84,19 @@ class ClientProcess:
 class Fleet:
     """Line clients number 0 to `count` - 1, all started with the same command."""
 
-    def __init__(self, command: Sequence[str], count: int, env: dict[str, str] | None = None) -> None:
-        self._command = list(command)
-        self._env = env
+    def __init__(self, command: Sequence[str], count: int) -> None:
         self._poll = select.epoll()
         self._by_fd: dict[int, tuple[ClientProcess, bool]] = {}
         self.clients: list[ClientProcess] = []
         try:
             for number in range(count):
-                self.clients.append(self._start(number))
+                self.clients.append(self._start(number, command))
         except BaseException:
             self.stop(grace_seconds=0)
             raise
 
-    def _start(self, number: int) -> ClientProcess:
-        client = ClientProcess(number, self._command, self._env)
+    def _start(self, number: int, command: Sequence[str]) -> ClientProcess:
+        client = ClientProcess(number, command)
         for fd, is_stdout in ((client.stdout_fd, True), (client.stderr_fd, False)):
             self._by_fd[fd] = (client, is_stdout)
             self._poll.register(fd, select.EPOLLIN)
@@ -98,12 +108,7 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop(grace_seconds=10.0 if error is None else 0)
-
-    def restart(self, number: int) -> None:
-        """Replace a client that ended, or kill and replace one that lives, by a fresh process."""
-        self._end(self.clients[number])
-        self.clients[number] = self._start(number)
+        self.stop(grace_seconds=STOP_SECONDS if error is None else 0)
 
     def send(self, number: int, line: bytes) -> None:
         """Write one line (without newline) to a client that has no call outstanding; its clock starts here."""
@@ -134,7 +139,7 @@ class Fleet:
                         client.pending = False
                         completions.append(Completion(client.number, client.called_ns, time.monotonic_ns(), None))
             elif not is_stdout:
-                client.said.extend(data.decode(errors="backslashreplace").splitlines())
+                client.stderr_tail = (client.stderr_tail + data)[-STDERR_BYTES_KEPT:]
             else:
                 self._received(client, data, completions)
         return completions
@@ -178,7 +183,32 @@ class Fleet:
                 pass
         client.ended = True
 
-    def stop(self, grace_seconds: float = 10.0) -> list[int]:
+    def dismiss(self, answer_seconds: float = STOP_SECONDS) -> dict[int, str]:
+        """End the clients by STOP, which each must answer, and nothing else, before it exits with 0.
+
+        What went wrong, by the client's number; empty when nothing did. Afterwards all have ended, by force if need be.
+        """
+        faults: dict[int, str] = {}
+        for client in self.clients:
+            self.send(client.number, b"STOP")
+        deadline = time.monotonic() + answer_seconds
+        while any(client.pending and not client.ended for client in self.clients) and time.monotonic() < deadline:
+            for number, _, _, reply in self.wait(max(0.0, deadline - time.monotonic())):
+                if reply != b"STOP":
+                    faults[number] = f"answered STOP with {'nothing' if reply is None else show(reply)}"
+        for client in self.clients:
+            if client.pending:
+                when = "it had ended before" if client.ended else f"{answer_seconds:g} s were not enough"
+                faults[client.number] = f"did not answer STOP: {when}"
+                client.kill()
+        for client, status in zip(self.clients, self.stop(), strict=True):
+            if status:
+                faults.setdefault(client.number, f"exited with status {status} after STOP")
+            elif client.stray:
+                faults.setdefault(client.number, f"wrote unasked: {show(client.stray)}")
+        return {number: fault + self.clients[number].last_words() for number, fault in sorted(faults.items())}
+
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> list[int]:
         """Close every stdin, let the clients finish, kill what is left; the exit statuses (negative for a signal)."""
         for client in self.clients:
             if client.process.stdin and not client.process.stdin.closed:
@@ -192,7 +222,18 @@ class Fleet:
                 client.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 client.kill()
+        if not self._poll.closed:
+            self.wait(0)  # what they said last
         for client in self.clients:
             self._end(client)
         self._poll.close()
         return [client.process.returncode for client in self.clients]
+
+
+def interrupt_on_terminate() -> None:
+    """Make SIGTERM end this process as Ctrl-C does: by an exception, so that what it started is ended too."""
+
+    def raise_interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, raise_interrupt)

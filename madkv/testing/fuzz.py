@@ -9,31 +9,27 @@ import argparse
 import gc
 import random
 import secrets
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from madkv.testing.calls import Plan, sample
 from madkv.testing.explain import in_words, shortest
-from madkv.testing.fleet import Fleet
+from madkv.testing.fleet import CLIENTS_MAX, STOP_SECONDS, Fleet, interrupt_on_terminate
 from madkv.testing.history import KINDS, Operation, Ours, read_history, write_history
 from madkv.testing.linearizability import Finding, Verdict, check
 from madkv.testing.lines import Call, MalformedReply, line, parse, show
 from madkv.testing.options import words
 from madkv.testing.transcript import Transcript
 
-CLIENTS_MAX = 100
 CALLS_PER_CLIENT = 10_000
 CALLS_MAX = 100_000
 """Without `ops`, each client makes CALLS_PER_CLIENT calls, fewer when that would make more than this together."""
 CALL_SECONDS = 120.0
-STOP_SECONDS = 10.0
 CHECK_SECONDS = 120.0
 EXPLAIN_SECONDS = 20.0
 EXPLAINED_KEYS_MAX = 5
@@ -78,24 +74,9 @@ class Run:
         return time.monotonic() - began
 
     def stop(self) -> None:
-        """End the clients by STOP, which each must answer and then exit with 0."""
-        for client in self._fleet.clients:
-            self._fleet.send(client.number, b"STOP")
-        deadline = time.monotonic() + STOP_SECONDS
-        left = len(self._fleet.clients)
-        while left:
-            for number, _, _, reply in self._fleet.wait(max(0.0, deadline - time.monotonic())):
-                left -= 1
-                if reply != b"STOP":
-                    told = "nothing" if reply is None else show(reply)
-                    raise FuzzFailed(f"client {number} answered STOP with {told}{self._said(number)}")
-            if left and time.monotonic() >= deadline:
-                raise FuzzFailed(f"{left} clients did not answer STOP within {STOP_SECONDS:g} s")
-        for number, status in enumerate(self._fleet.stop()):
-            if status:
-                raise FuzzFailed(f"client {number} exited with status {status} after STOP{self._said(number)}")
-            if self._fleet.clients[number].stray:
-                raise FuzzFailed(f"client {number} wrote unasked: {show(self._fleet.clients[number].stray)}")
+        """End the clients by STOP."""
+        for number, fault in self._fleet.dismiss().items():
+            raise FuzzFailed(f"client {number} {fault}")
 
     def abandon(self) -> None:
         """Add the calls that have no answer to the history, with their outcome unknown."""
@@ -125,7 +106,7 @@ class Run:
                 try:
                     result = parse(call, reply, self._plan.mark)
                 except MalformedReply as error:
-                    raise FuzzFailed(f"client {number}: {error}{self._said(number)}") from None
+                    raise FuzzFailed(f"client {number}: {error}{self._last_words(number)}") from None
                 del self._current[number]
                 self._record(number, call, called_ns, returned_ns, result)
                 yield number
@@ -143,7 +124,7 @@ class Run:
             seconds = (now_ns - self._fleet.clients[number].called_ns) / 1e9
             if seconds > self._call_seconds:
                 raise FuzzFailed(
-                    f"client {number} gave no answer to {show(line(call))} in {seconds:.0f} s{self._said(number)}"
+                    f"client {number} gave no answer to {show(line(call))} in {seconds:.0f} s{self._last_words(number)}"
                 )
             waiting += seconds > 1.0
         if waiting:
@@ -157,11 +138,10 @@ class Run:
         except subprocess.TimeoutExpired:
             how = "closed its output"
         self._fleet.wait(0)  # its last words
-        return f"client {number} {how} before it answered {show(line(call))}{self._said(number)}"
+        return f"client {number} {how} before it answered {show(line(call))}{self._last_words(number)}"
 
-    def _said(self, number: int) -> str:
-        said = self._fleet.clients[number].said
-        return "; its last words: " + " / ".join(list(said)[-3:]) if said else ""
+    def _last_words(self, number: int) -> str:
+        return self._fleet.clients[number].last_words()
 
 
 def judge(history: Sequence[Operation], ours: Ours, check_seconds: float, out: Transcript) -> bool:
@@ -192,7 +172,7 @@ def explain(finding: Finding, origin_ns: int, out: Transcript) -> None:
     deadline = time.monotonic() + EXPLAIN_SECONDS
     out.progress("looking for the shortest stretch that shows it")
     few = sorted(finding.broken.items(), key=lambda broken: len(broken[1]))[:EXPLAINED_KEYS_MAX]
-    stretches = [shortest(key, steps, None, lambda: time.monotonic() > deadline) for key, steps in few]
+    stretches = [shortest(key, steps, lambda: time.monotonic() > deadline) for key, steps in few]
     for text in in_words(min(stretches, key=lambda stretch: len(stretch.steps)), origin_ns):
         out.say(f"  {text}")
 
@@ -305,27 +285,24 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     options = parse_options(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)
-    out = Transcript(options.log)
+    interrupt_on_terminate()
     try:
-        try:
-            passed = check_again(options, out) if options.check_only else fuzz(options, out)
-        except KeyboardInterrupt:
-            out.say("Interrupted: the clients are stopped, nothing was judged.")
-            return 130
-        except (OSError, ValueError) as error:
-            out.say(f"Failed: {error}")
-            passed = False
-        out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    finally:
-        out.close()
+        with Transcript(options.log) as out:
+            try:
+                passed = check_again(options, out) if options.check_only else fuzz(options, out)
+            except KeyboardInterrupt:
+                out.say("Interrupted: the clients are stopped, nothing was judged.")
+                return 130
+            except (OSError, ValueError) as error:
+                out.say(f"Failed: {error}")
+                passed = False
+            out.say(VERDICT.format("PASSED" if passed else "FAILED"))
+    except OSError as error:
+        print(f"madkv fuzz: {error}", file=sys.stderr)
+        return 1
     return 0 if passed else 1
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from madkv.testing.checkout import checkout
+
 GRACE_SECONDS = 5.0
 KILL_SECONDS = 5.0
 THIS_MODULE = "madkv.testing.kill"  # two at once spare each other
@@ -51,7 +52,7 @@ def interpreter_of(process: psutil.Process, command: str) -> Path | None:
     return path.parent.resolve() / path.name
 
 
-def find(root: Path = ROOT) -> list[tuple[psutil.Process, str]]:
+def find(root: Path) -> list[tuple[psutil.Process, str]]:
     """The processes to end, each with what it runs; ourselves and our ancestors left out."""
     ourselves = psutil.Process()
     spared = {ourselves.pid, *(parent.pid for parent in ourselves.parents())}
@@ -75,23 +76,19 @@ def find(root: Path = ROOT) -> list[tuple[psutil.Process, str]]:
 
 def end(processes: Sequence[psutil.Process], grace_seconds: float = GRACE_SECONDS) -> list[psutil.Process]:
     """Ask politely, wait, then kill; the processes that even so did not go."""
-    for process in processes:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            pass
-    _, alive = psutil.wait_procs(processes, grace_seconds)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            pass
-    _, alive = psutil.wait_procs(alive, KILL_SECONDS)
+    alive = list(processes)
+    for end_one, seconds in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, KILL_SECONDS)):
+        for process in alive:
+            try:
+                end_one(process)
+            except psutil.NoSuchProcess:
+                pass
+        _, alive = psutil.wait_procs(alive, seconds)
     return alive
 
 
 def main() -> int:
-    found = find()
+    found = find(checkout())
     if not found:
         print("no MadKV process of this checkout is running")
         return 0

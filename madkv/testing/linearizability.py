@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from madkv.testing.history import Operation, Ours
+from madkv.testing.lines import show
 
 CONFIGURATIONS_MAX = 1_000_000
 """Configurations remembered for one key, about 200 bytes each; beyond it the verdict on the key is UNDECIDED."""
@@ -56,8 +57,9 @@ class Mark(enum.Enum):
 class Step(NamedTuple):
     """What one operation says about one key.
 
-    An optional step may never have taken effect; it writes, and expects nothing in particular. When the outcome of an
-    operation is unknown, `returned` is infinite as well: it may still take effect.
+    A reading step, which leaves Mark.KEEP, expects a certain value or none; only writes may expect a Mark. An optional
+    step may never have taken effect; it writes, and expects nothing in particular. When the outcome of an operation is
+    unknown, `returned` is infinite as well: it may still take effect.
     """
 
     called: float
@@ -87,15 +89,14 @@ def _never() -> bool:
 
 def check(
     history: Iterable[Operation],
-    initial: Mark | None = None,
     ours: Ours = lambda key: True,
     out_of_time: Callable[[], bool] = _never,
     checked: Callable[[int, int], None] = lambda done, total: None,
 ) -> Finding:
-    """Judge a history of any number of keys.
+    """Judge a history of any number of keys, none of which holds a value at first.
 
-    `initial` is what each key holds at first: None for no value, or Mark.UNKNOWN. Keys in the answer of a Scan that are
-    not `ours` are left alone. `out_of_time` is asked now and then, and ends the check; `checked` is told of progress.
+    Keys in the answer of a Scan that are not `ours` are left alone. `out_of_time` is asked now and then, and ends the
+    check; `checked` is told of progress.
     """
     history = list(history)
     for operation in history:
@@ -107,7 +108,7 @@ def check(
     undecided = 0
     for number, (key, steps) in enumerate(steps_of.items()):
         checked(number, len(steps_of))
-        verdict = check_key(steps, initial, out_of_time)
+        verdict = check_key(steps, None, out_of_time)
         if verdict is Verdict.VIOLATION:
             broken[key] = steps
         elif verdict is Verdict.UNDECIDED:
@@ -126,22 +127,18 @@ def scan_fault(operation: Operation) -> str | None:
         return None
     start, end, pairs = operation.key, operation.value, operation.result
     assert isinstance(pairs, tuple) and end is not None
-    name = f"SCAN {_show(start)} {_show(end)}"
+    name = f"SCAN {show(start)} {show(end)}"
     previous: bytes | None = None
     for key, _ in pairs:
         if start > end:
-            return f"{name} has its start after its end, and yet answered {_show(key)}"
+            return f"{name} has its start after its end, and yet answered {show(key)}"
         if not start <= key <= end:
-            return f"{name} answered {_show(key)}, outside its bounds"
+            return f"{name} answered {show(key)}, outside its bounds"
         if previous is not None and key <= previous:
-            fault = "repeated" if key == previous else f"answered {_show(previous)} before"
-            return f"{name} {fault} {_show(key)}"
+            fault = "repeated" if key == previous else f"answered {show(previous)} before"
+            return f"{name} {fault} {show(key)}"
         previous = key
     return None
-
-
-def _show(key: bytes) -> str:
-    return key.decode("ascii", "backslashreplace")
 
 
 def steps_by_key(history: Sequence[Operation], ours: Ours = lambda key: True) -> dict[bytes, list[Step]]:
@@ -191,7 +188,7 @@ def _step(operation: Operation) -> Step | None:
 def check_key(
     steps: Sequence[Step], initial: bytes | Mark | None = None, out_of_time: Callable[[], bool] = _never
 ) -> Verdict:
-    """Judge the steps of one key."""
+    """Judge the steps of one key, which holds `initial` at first: a value, or None for no value, or Mark.UNKNOWN."""
     if initial is not Mark.UNKNOWN:
         return _check_from(steps, initial, out_of_time)
     written = {step.leaves for step in steps}
@@ -251,6 +248,9 @@ def _items(steps: Iterable[Step]) -> list[_Item] | None:
     for step in steps:
         if isinstance(step.leaves, bytes):
             writers[step.leaves] += 1
+        # A reader that is content with any value could stand between a write and those that observed that very value,
+        # where an item has no room for it.
+        assert step.leaves is not Mark.KEEP or not isinstance(step.expects, Mark), "a reading step expects what it read"
         if isinstance(step.expects, bytes):
             (readers if step.leaves is Mark.KEEP else takers)[step.expects].append(step)
     for value in (*readers, *takers):

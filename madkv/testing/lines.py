@@ -26,8 +26,9 @@ def line(call: Call) -> bytes:
 def parse(call: Call, reply: bytes, mark: bytes = b"") -> Result:
     """What a reply (without its last end of line) says; MalformedReply when it does not answer this very call.
 
-    `mark` stands in each of the caller's own keys. Whatever a Scan shows without it was stored by others, and may hold
-    spaces and ends of lines.
+    `mark` stands in each of the caller's own keys. What a Scan answers without it was stored by others and may hold
+    spaces and ends of lines, so such rows need not be pairs; but nobody else's key lies in a range all of whose keys
+    hold the mark, and there each row must be one.
     """
     if call.kind == "SCAN":
         return _parse_scan(call, reply, mark)
@@ -48,26 +49,25 @@ def _parse_scan(call: Call, reply: bytes, mark: bytes) -> Result:
     first, *rest = reply.split(b"\n")
     if first != line(call) + b" BEGIN" or not rest or rest[-1] != b"SCAN END":
         raise MalformedReply(f"{show(line(call))} was answered {show(reply)}")
+    assert call.value is not None
+    marked_to = call.key.find(mark) + len(mark)
+    meets_others = mark not in call.key or not call.value.startswith(call.key[:marked_to])
     pairs = []
     for row in rest[:-1]:
         words = row.split(b" ")
         if len(words) != 4 or words[0] or words[1] or not words[2] or not words[3]:
-            if mark not in row:
+            if meets_others and mark not in row:
                 continue
             raise MalformedReply(f"{show(line(call))} was answered with the line {show(row)}")
         pairs.append((words[2], words[3]))
     return tuple(pairs)
 
 
-SHOWN_FIRST_BYTES = 80
-SHOWN_LAST_BYTES = 40
-
-
-def show(data: bytes) -> str:
-    """Bytes for people: about a line, with the beginning and the end of what is longer."""
-    if len(data) <= SHOWN_FIRST_BYTES + SHOWN_LAST_BYTES:
+def show(data: bytes, first_bytes: int = 80, last_bytes: int = 40) -> str:
+    """Bytes for people, on one line: the beginning and the end of what is longer than both together."""
+    if len(data) <= first_bytes + last_bytes:
         return _plain(data)
-    return f"{_plain(data[:SHOWN_FIRST_BYTES])}…{_plain(data[-SHOWN_LAST_BYTES:])} ({len(data):,} bytes)"
+    return f"{_plain(data[:first_bytes])}…{_plain(data[len(data) - last_bytes :])} ({len(data):,} bytes)"
 
 
 def _plain(data: bytes) -> str:

@@ -6,14 +6,14 @@ from typing import Final
 
 from madkv.testing.fleet import Completion, Fleet
 from madkv.testing.history import Result
-from madkv.testing.lines import Call, MalformedReply, line, parse
+from madkv.testing.lines import Call, MalformedReply, line, parse, show
 from madkv.testing.transcript import Transcript
 
 NAMES = "ABCDEFGH"
 """Clients are called A, B, C and so on."""
 CALL_SECONDS = 120.0
-STOP_SECONDS = 10.0
 SHOWN_BYTES = 48
+"""At the beginning and at the end of what is longer than twice this."""
 
 
 class SceneBroken(Exception):
@@ -49,7 +49,7 @@ class Scene:
         for name, (call, _) in asked.items():
             self._fleet.send(NAMES.index(name), line(call))
         results: dict[str, Result] = {}
-        for completion in self._completions(len(asked), CALL_SECONDS):
+        for completion in self._completions(len(asked)):
             name = NAMES[completion.client]
             call = asked[name][0]
             assert completion.reply is not None
@@ -75,33 +75,30 @@ class Scene:
 
     def end(self) -> None:
         """End all clients by STOP, which each must answer and then exit with 0."""
-        for client in self._fleet.clients:
-            self._fleet.send(client.number, b"STOP")
-        for completion in self._completions(len(self._fleet.clients), STOP_SECONDS):
-            if completion.reply != b"STOP":
-                self.failures.append(f"client {NAMES[completion.client]} answered STOP with {completion.reply!r}")
-        statuses = self._fleet.stop()
-        self.expect(not any(statuses), f"STOP is answered by STOP, and the clients exit with 0 (here: {statuses})")
+        faults = self._fleet.dismiss()
+        for number, fault in faults.items():
+            self.expect(False, f"client {NAMES[number]} {fault}")
+        if not faults:
+            self.expect(True, "STOP is answered by STOP, and then the clients exit with 0")
 
-    def _completions(self, count: int, seconds: float) -> Sequence[Completion]:
+    def _completions(self, count: int) -> Sequence[Completion]:
         completions: list[Completion] = []
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + CALL_SECONDS
         while len(completions) < count:
             came = self._fleet.wait(max(0.0, deadline - time.monotonic()))
             if not came and time.monotonic() >= deadline:
-                raise SceneBroken(f"{count - len(completions)} of {count} clients gave no answer within {seconds:g} s")
+                left = count - len(completions)
+                raise SceneBroken(f"{left} of {count} clients gave no answer within {CALL_SECONDS:g} s")
             for completion in came:
                 if completion.reply is None:
-                    client = self._fleet.clients[completion.client]
-                    said = "; its last words: " + " / ".join(list(client.said)[-3:]) if client.said else ""
+                    said = self._fleet.clients[completion.client].last_words()
                     raise SceneBroken(f"client {NAMES[completion.client]} ended without an answer{said}")
             completions += came
         return completions
 
 
 def _brief(data: bytes) -> str:
-    text = data.decode("ascii", "backslashreplace").replace("\x7f", "\\x7f")
-    return text if len(text) <= 2 * SHOWN_BYTES else f"{text[:SHOWN_BYTES]}… ({len(data):,} bytes)"
+    return show(data, SHOWN_BYTES, SHOWN_BYTES)
 
 
 def _answer(result: Result | Anything) -> str:

@@ -42,6 +42,9 @@ class Service:
                     )
                 )
             self._wait_until_it_listens()
+        except OSError as error:
+            self.stop()
+            raise ServiceError(f"the service cannot be started: {error}") from error
         except BaseException:
             self.stop()
             raise

@@ -2,14 +2,12 @@
 
 import argparse
 import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from madkv.testing.cases import PROJECT_1
-from madkv.testing.fleet import Fleet
+from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.scene import NAMES, Scene, SceneBroken
 from madkv.testing.transcript import Transcript
@@ -45,10 +43,6 @@ def run(options: argparse.Namespace, out: Transcript) -> bool:
     return not scene.failures
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the testcase passed."""
     parser = argparse.ArgumentParser(prog="testcase", description=__doc__)
@@ -58,20 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
     parser.add_argument("--log", type=Path, help="write what is printed here, too")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
-    signal.signal(signal.SIGTERM, _interrupt)
-    out = Transcript(options.log)
+    interrupt_on_terminate()
     try:
-        try:
-            passed = run(options, out)
-        except KeyboardInterrupt:
-            out.say("Interrupted: the clients are stopped.")
-            return 130
-        except OSError as error:
-            out.say(f"WRONG: {error}")
-            passed = False
-        out.say(f"Testcase {options.num}: {'PASSED' if passed else 'FAILED'}")
-    finally:
-        out.close()
+        with Transcript(options.log) as out:
+            try:
+                passed = run(options, out)
+            except KeyboardInterrupt:
+                out.say("Interrupted: the clients are stopped.")
+                return 130
+            except OSError as error:
+                out.say(f"WRONG: {error}")
+                passed = False
+            out.say(f"Testcase {options.num}: {'PASSED' if passed else 'FAILED'}")
+    except OSError as error:
+        print(f"madkv testcase: {error}", file=sys.stderr)
+        return 1
     return 0 if passed else 1
 
 

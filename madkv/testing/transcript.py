@@ -3,42 +3,62 @@
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
+
+TERMINAL_PAUSE_NS = 10**9
+OTHER_PAUSE_NS = 10 * 10**9
+
+
+class Progress:
+    """How far things are, on stderr: on a terminal a line that the next one replaces, elsewhere one now and then."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._pause_ns = TERMINAL_PAUSE_NS if self._terminal else OTHER_PAUSE_NS
+        self.due_ns = time.monotonic_ns() + self._pause_ns
+        """When, on the monotonic clock, the next line is due; nobody is held to it."""
+
+    def show(self, text: str) -> None:
+        """Say where things are."""
+        self.due_ns = time.monotonic_ns() + self._pause_ns
+        sys.stderr.write(f"\r{text}\x1b[K" if self._terminal else text + "\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Leave the terminal's line empty, for what stays."""
+        if self._terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 class Transcript:
-    """What is said to stdout and into the log, and how far things are, to stderr only."""
+    """What is said to stdout and into the log, and how far things are. Use it in a `with` statement."""
 
     def __init__(self, log: Path | None) -> None:
         self._log: TextIO | None = None
         if log:
             log.parent.mkdir(parents=True, exist_ok=True)
             self._log = log.open("w")
-        self._terminal = sys.stderr.isatty()
-        self._pause_seconds = 0.2 if self._terminal else 5.0
-        self._due = time.monotonic() + self._pause_seconds
+        self._progress = Progress()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._log:
+            self._log.close()
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._clear()
+        self._progress.clear()
         print(text, flush=True)
         if self._log:
             print(text, file=self._log, flush=True)
 
     def progress(self, text: str) -> None:
-        """A line that the next one replaces on a terminal; elsewhere one every few seconds."""
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + self._pause_seconds
-        sys.stderr.write(f"\r{text}\x1b[K" if self._terminal else text + "\n")
-        sys.stderr.flush()
-
-    def _clear(self) -> None:
-        if self._terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """End the log."""
-        if self._log:
-            self._log.close()
+        """How far things are, if it is time to say so."""
+        if time.monotonic_ns() >= self._progress.due_ns:
+            self._progress.show(text)

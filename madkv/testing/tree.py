@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-ROOT = Path(__file__).resolve().parents[2]
+from madkv.testing.checkout import checkout
+
 BY_PRODUCTS = frozenset(
     ".git .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache __pycache__ build dist report ycsb".split()
 )
@@ -55,8 +56,9 @@ def lines(tree: Tree, indent: str = "") -> Iterable[str]:
 
 
 def main() -> None:
-    paths = paths_in_git(ROOT) or paths_on_disk(ROOT)
-    text = "\n".join([f"{ROOT.name}/", *lines(nested(paths))]) + "\n"
+    root = checkout()
+    paths = paths_in_git(root) or paths_on_disk(root)
+    text = "\n".join([f"{root.name}/", *lines(nested(paths))]) + "\n"
     sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
     sys.stdout.flush()
 

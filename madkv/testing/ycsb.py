@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO, cast
 
-ROOT = Path(__file__).resolve().parents[2]
+from madkv.testing.checkout import checkout
+
 RELEASE = "ycsb-0.17.0"
 URL = f"https://github.com/brianfrankcooper/YCSB/releases/download/0.17.0/{RELEASE}.tar.gz"
 TIMEOUT_SECONDS = 30.0
@@ -61,7 +62,7 @@ def fetch(url: str, target: Path) -> None:
 
 
 def main() -> int:
-    target = ROOT / "ycsb"
+    target = checkout() / "ycsb"
     if target.exists():
         print("ycsb/ is there")
         return 0

@@ -19,7 +19,8 @@ class CallerProtocol(BoxProtocol):
     def __init__(self, clock: IReactorTime) -> None:
         super().__init__(clock)
         self._last_tag = 0
-        self._waiting: dict[bytes, tuple[float, Deferred[Box]]] = {}  # by tag: deadline and whom to tell; oldest first
+        # By tag, the oldest first: the deadline, the command, and whom to tell.
+        self._waiting: dict[bytes, tuple[float, bytes, Deferred[Box]]] = {}
         self._overdue: IDelayedCall | None = None
         self._last_heard = 0.0
         self._arrived = 0.0  # when everything sent so far should be there, over the slowest link
@@ -40,7 +41,7 @@ class CallerProtocol(BoxProtocol):
         self._last_tag += 1
         data = codec.request(self._last_tag, command, fields)
         self._arrived = max(self._arrived, self._clock.seconds()) + len(data) / SLOWEST_BYTES_PER_SECOND
-        self._waiting[b"%d" % self._last_tag] = self._arrived + TRY_SECONDS_MAX, answered
+        self._waiting[b"%d" % self._last_tag] = self._arrived + TRY_SECONDS_MAX, command, answered
         if self._overdue is None:
             self._overdue = self._clock.callLater(TRY_SECONDS_MAX, self._check_overdue)
         self.send(data)
@@ -89,9 +90,9 @@ class CallerProtocol(BoxProtocol):
         waiting = self._waiting.pop(box.get(ANSWER) or box.get(ERROR) or b"", None)
         if waiting is None:
             raise ProtocolError("an answer to no call")
-        answered = waiting[1]
+        _, command, answered = waiting
         try:
-            codec.raise_if_error(box)
+            codec.raise_if_error(box, command)
         except Exception:
             answered.errback(Failure())
         else:
@@ -105,6 +106,6 @@ class CallerProtocol(BoxProtocol):
             self._overdue = None
         closed = "closed by the other side" if reason.check(ConnectionDone) else reason.getErrorMessage()
         waiting, self._waiting = self._waiting, {}
-        for _, answered in waiting.values():
+        for _, _, answered in waiting.values():
             answered.errback(ConnectionLost(self._why_dropped or closed))
         self._closed.callback(None)

@@ -6,7 +6,15 @@ functions, which raise InvalidArgument with one line that a user can act on.
 
 import struct
 
-from madkv.errors import InvalidArgument, MadKVError, ProtocolError, from_code
+from madkv.errors import (
+    InvalidArgument,
+    MadKVError,
+    ProtocolError,
+    StaleCall,
+    UnknownSession,
+    VersionMismatch,
+    from_code,
+)
 from madkv.limits import AMP_VALUE_BYTES_MAX
 from madkv.wire.boxes import ANSWER, ASK, COMMAND, ERROR, ERROR_CODE, ERROR_DESCRIPTION, Box, field, join_blob
 
@@ -20,6 +28,7 @@ SWAP = b"Swap"
 GET = b"Get"
 DELETE = b"Delete"
 SCAN = b"Scan"
+WRITES = (PUT, SWAP, DELETE)
 
 Pair = tuple[bytes, bytes]
 
@@ -112,11 +121,22 @@ def answer_error_code(tag: bytes, code: bytes, description: str) -> bytes:
     return field(ERROR, tag) + field(ERROR_CODE, code) + field(ERROR_DESCRIPTION, text) + _END
 
 
-def raise_if_error(box: Box) -> None:
-    """Raise the error that an answering box carries, if it carries one."""
+def raise_if_error(box: Box, command: bytes) -> None:
+    """Raise the error that the answer to `command` carries, if it carries one; ProtocolError if none may be like it."""
     if ERROR in box:
         description = box.get(ERROR_DESCRIPTION, b"").decode(errors="backslashreplace")
-        raise from_code(box.get(ERROR_CODE, b""), description)
+        error = from_code(box.get(ERROR_CODE, b""), description)
+        if isinstance(error, (UnknownSession, StaleCall)) and command not in WRITES:
+            raise ProtocolError(f"{command.decode()} was answered: {description}")
+        raise error
+
+
+def take_boot(box: Box) -> bytes:
+    """The server's boot out of the answer to Hello. Raises VersionMismatch when it speaks another version."""
+    version = take_answer_integer(box, b"version")
+    if version != PROTOCOL_VERSION:
+        raise VersionMismatch(f"this client speaks version {PROTOCOL_VERSION}, the server version {version}")
+    return take_answer_field(box, b"boot")
 
 
 def take_answer_field(box: Box, name: bytes) -> bytes:
@@ -133,6 +153,25 @@ def take_found(box: Box) -> bool:
     if found not in (b"True", b"False"):
         raise ProtocolError(f"an answer whose 'found' is {found[:20]!r}")
     return found == b"True"
+
+
+def take_value(box: Box) -> bytes | None:
+    """The answer of Swap and Get."""
+    try:
+        return join_blob(box, b"value")
+    except InvalidArgument as error:
+        raise ProtocolError(f"an answer of another protocol: {error}") from None
+
+
+def take_page(box: Box) -> tuple[list[Pair], bytes | None]:
+    """The answer of Scan: pairs, and the cursor for the rest if there is one."""
+    try:
+        page = join_blob(box, b"pairs")
+    except InvalidArgument as error:
+        raise ProtocolError(f"an answer of another protocol: {error}") from None
+    if page is None:
+        raise ProtocolError("a scan's answer without pairs")
+    return decode_pairs(page), box.get(b"cursor")
 
 
 def take_answer_integer(box: Box, name: bytes) -> int:

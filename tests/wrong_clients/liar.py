@@ -3,6 +3,7 @@
 Run as `liar.py LIE p1::client ADDRESS`. Lies come after fixed numbers of calls, so that a run always has plenty.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -152,6 +153,17 @@ class RepeatingScan(Client):
         return b"\n".join(rows)
 
 
+class BabblingScan(Client):
+    """Adds lines that are no pairs to every Scan."""
+
+    def answer(self, line: bytes) -> bytes:
+        reply = self.ask(line)
+        if not line.startswith(b"SCAN "):
+            return reply
+        first, rest = reply.split(b"\n", 1)
+        return first + b"\nTraceback (most recent call last):\nkey value\n  a b c d e\n" + rest
+
+
 class Dies(Client):
     """Ends in the middle."""
 
@@ -183,6 +195,25 @@ class Hangs(Client):
         return b"" if self.calls == 50 else self.ask(line)
 
 
+class Announces(Client):
+    """Tells no lie, but writes to the pipe that MADKV_ANNOUNCE names when it has answered once."""
+
+    def answer(self, line: bytes) -> bytes:
+        reply = self.ask(line)
+        if self.calls == 1:
+            with open(os.environ["MADKV_ANNOUNCE"], "wb") as pipe:
+                pipe.write(b".")
+        return reply
+
+
+class FailsAtLast(Client):
+    """Answers STOP as it should, and then exits with 4."""
+
+    def run(self) -> None:
+        super().run()
+        sys.exit(4)
+
+
 class Chatters(Client):
     """Says more than it was asked."""
 
@@ -199,11 +230,14 @@ LIES: dict[str, Callable[[str], Client]] = {
     "found": WrongFound,
     "skips": SkippingScan,
     "repeats": RepeatingScan,
+    "babbles": BabblingScan,
     "dies": Dies,
     "mumbles": Mumbles,
     "confuses": Confuses,
     "hangs": Hangs,
     "chatters": Chatters,
+    "announces": Announces,
+    "fails": FailsAtLast,
 }
 
 if __name__ == "__main__":
