@@ -29,6 +29,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "madkv.testing.fuzz", *arguments]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """A server of our own: a Scan between our keys would answer with megabytes that other tests have stored."""
+    with ServerProcess() as process:
+        yield process
+
+
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,20 @@ def run(step: str, command: Sequence[str], environment: dict[str, str] | None = 
     return Outcome(step, status, time.monotonic() - began)
 
 
+def run_quietly(step: str, command: Sequence[str]) -> tuple[Outcome, str]:
+    """Run one step beside others; its output for when they are done."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=checkout(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return Outcome(step, done.returncode, time.monotonic() - began), done.stdout
+
+
 def forget_measurements() -> None:
     for path in glob.glob(f"{glob.escape(str(checkout()))}/.coverage*"):
         Path(path).unlink()
@@ -53,7 +68,17 @@ def check(is_fast: bool, pytest_options: Sequence[str]) -> list[Outcome]:
         return [run("pytest", ["pytest", "tests", *pytest_options])]
     environment = coverage_environment()
     forget_measurements()
-    outcomes = [
+    with tempfile.TemporaryDirectory(prefix="madkv-trial-") as scratch, ThreadPoolExecutor(1) as beside:
+        # What trial runs is pure and driven by clocks, so it does not mind company.
+        trial = beside.submit(run_quietly, "trial", ["twisted.trial", "--temp-directory", f"{scratch}/trial", "tests"])
+        outcomes = check_but_trial(pytest_options, environment)
+        outcome, output = trial.result()
+    print(f"\n== trial\n{output}", flush=True)
+    return [*outcomes, outcome]
+
+
+def check_but_trial(pytest_options: Sequence[str], environment: dict[str, str]) -> list[Outcome]:
+    return [
         run("ruff", ["ruff", "check", "."]),
         run("format", ["ruff", "format", "--check", "."]),
         run("types", ["mypy"]),
@@ -65,9 +90,6 @@ def check(is_fast: bool, pytest_options: Sequence[str]) -> list[Outcome]:
             environment,
         ),
     ]
-    with tempfile.TemporaryDirectory(prefix="madkv-trial-") as scratch:
-        outcomes.append(run("trial", ["twisted.trial", "--temp-directory", f"{scratch}/trial", "tests"]))
-    return outcomes
 
 
 def main(argv: Sequence[str]) -> int:
