@@ -43,6 +43,7 @@ setup(
     package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"]},
     install_requires=[
         "attrs>=23.2,<27",
+        "lmdb>=3,<4",
         "sortedcontainers>=2.4,<3",
         "Twisted>=24.7,<27",
     ],

@@ -31,7 +31,7 @@ class Room(NamedTuple):
 
 PURE = (
     *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
-    "madkv.state_machine",
+    *("madkv.session_rows", "madkv.state_machine"),
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
 OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
@@ -40,7 +40,7 @@ OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
 ROOMS = {
     **dict.fromkeys(PURE, PURE_ROOM),
     "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
-    "madkv.storage.": Room(PURE, ("attr", "attrs", "lmdb", "sortedcontainers")),
+    "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room(PURE, ("attr", "attrs", "twisted", "zope")),
     "madkv.server.": Room((*PURE, "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),

@@ -1,1 +1,1 @@
-"""Where pairs are kept. So far in memory only; the only package that will know about a disk."""
+"""Where pairs and logs are kept: in memory, or on disk in LMDB; the only package that knows about a disk."""

@@ -1,0 +1,406 @@
+"""The LMDB store: log, term and vote, pairs, sessions and how far they go, each commit in one synced transaction.
+
+Threads. `write`, `stage` and `install` block on the disk; they may be called on any one thread, one at a time, and each
+is a whole transaction within the call. Everything else belongs to the reactor's thread and never waits for the disk;
+it sees what was written once `written` was called for it. LMDB's readers see a state from before or after a commit,
+never half of one, so what they see is right whichever it is: the overlay above holds everything newer. For that a
+commit removes nothing that memory still speaks of before `written`: entries that were cut off leave with later commits,
+and the tables that a snapshot replaces are emptied when the next one is staged, or at start-up.
+
+Tables. `meta`: hard state, `Meta` and the directory's identity. `log.N`: entries by index. `pairs.N`, `sessions.N`: the
+replicated state in generation N; an installed snapshot is staged in the other one, and a flip of the number in `Meta`
+puts it in force. The log has a generation of its own, since it may outlive that.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lmdb
+
+from madkv.errors import MadKVError, ProtocolError
+from madkv.raft.configuration import Configuration
+from madkv.raft.messages import Entry, HardState
+from madkv.storage.batch import Batch, Table
+from madkv.storage.directory import DATA_FILE, Directory
+from madkv.storage.index import LogIndex
+from madkv.storage.records import (
+    Damaged,
+    Meta,
+    decode_entry,
+    decode_hard_state,
+    decode_meta,
+    encode_entry,
+    encode_hard_state,
+    encode_meta,
+    index_key,
+    index_of,
+    seal,
+    unseal,
+)
+from madkv.storage.snapshot import PAIRS, SESSIONS, SnapshotHead, SnapshotReader, records_of
+from madkv.storage.state import StoredState
+
+MAP_BYTES = 1 << 40
+"""Address space, not disk space: the file grows with what is in it."""
+FULL_FRACTION = 0.9
+"""Beyond this part of the map no more is written: LMDB needs room to free room."""
+FILE_AHEAD_BYTES = 256 << 20
+"""The file is kept longer (by a hole) than what LMDB may use next: so a file that is too short was cut short."""
+TABLES_MAX = 8
+READERS_MAX = 126
+REMOVED_ENTRIES_MAX = 4096
+"""Entries that were cut off and leave the table with one commit: a long log goes over several."""
+_META_TABLE = b"meta"
+_HARD_STATE = b"hard_state"
+_META = b"meta"
+_IDENTITY = b"identity"
+
+
+class StoreFull(MadKVError):
+    """The store has come near the size of its map. Nothing was written."""
+
+
+class StoreFailed(MadKVError):
+    """A commit failed, and what of it is on disk is unknown. Answer nobody, and stop; no other is let through."""
+
+
+class DurableStorage(StoredState):
+    """One replica's store, in a directory that it holds. A LogReader for the Raft log."""
+
+    def __init__(self, directory: Directory, configuration: Configuration, *, sync: bool = True) -> None:
+        """Open what is there, or make it: then the group's first configuration is `configuration`.
+
+        Raises Damaged when files are missing, cut short or changed. `sync=False` is for tests that show what it costs.
+        """
+        self._directory = directory
+        self._path = directory.path / DATA_FILE
+        if not directory.is_new and not (self._path.exists() and self._path.stat().st_size > 0):
+            raise Damaged(f"{self._path} is missing or empty: this replica's data is gone")
+        self._failed = False
+        self._meta = Meta()
+        self._reader: Any = None
+        try:
+            self._env = lmdb.open(
+                str(directory.path),
+                map_size=MAP_BYTES,
+                max_dbs=TABLES_MAX,
+                max_readers=READERS_MAX,
+                sync=sync,
+                metasync=sync,
+                lib_version=0,
+            )
+        except lmdb.Error as error:
+            raise Damaged(f"{self._path} cannot be opened: {error}") from None
+        try:
+            self._check_length()
+            self._env.reader_check()
+            self._open_tables()
+            if directory.is_new:
+                with self._commit() as txn:
+                    self._put_meta(txn, Meta(configuration=configuration, applied_configuration=configuration))
+                    txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(HardState())), db=self._meta_table)
+                    txn.put(_IDENTITY, seal(_IDENTITY, self._identity()), db=self._meta_table)
+                directory.made()
+            with self._env.begin() as txn:
+                if self._sealed(txn, _IDENTITY) != self._identity():
+                    raise Damaged(f"{self._path} is not this directory's: it was made together with another IDENTITY")
+                self._meta = decode_meta(self._sealed(txn, _META))
+                hard_state = decode_hard_state(self._sealed(txn, _HARD_STATE))
+                index, self._first_stored = self._read_log(txn)
+            super().__init__(hard_state, self._meta, index)
+            self._drop_other_generation()
+        except lmdb.Error as error:
+            self._env.close()
+            raise Damaged(f"{self._path} is damaged: {error}") from None
+        except BaseException:
+            self._env.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment and let go of the directory."""
+        self.end_turn()
+        self._env.close()
+        self._directory.close()
+
+    # --- The log, as Raft reads it ----------------------------------------------------------------------------------
+
+    def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Entries `first` to `last`, at least one, up to the one that reaches `bytes_max`. Raises Damaged."""
+        found: list[Entry] = []
+        size = 0
+        with self._read().cursor(db=self._log_table) as cursor:
+            for key, record in cursor.iternext() if cursor.set_key(index_key(first)) else ():
+                entry = decode_entry(key, record)
+                if entry.index != first + len(found):
+                    break
+                found.append(entry)
+                size += entry.size_bytes
+                if size >= bytes_max or entry.index == last:
+                    return found
+        raise Damaged(f"the log has no entry {first + len(found)}, although it goes up to {self.last_index}")
+
+    # --- Pairs and sessions, as of applied_index or later -----------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key. Raises Damaged."""
+        record = self._read().get(key, db=self._pairs_table)
+        return None if record is None else unseal(key, record)
+
+    def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key <= end in key order; good until the reactor's turn ends. Raises Damaged."""
+        with self._read().cursor(db=self._pairs_table) as cursor:
+            if cursor.set_range(start) if start else cursor.first():
+                for key, record in cursor.iternext():
+                    if key > end:
+                        return
+                    yield key, unseal(key, record)
+
+    def sessions(self) -> list[tuple[bytes, bytes]]:
+        """The whole table of sessions, for start-up. Raises Damaged."""
+        with self._env.begin() as txn, txn.cursor(db=self._sessions_table) as cursor:
+            return [(key, unseal(key, record)) for key, record in cursor]
+
+    def end_turn(self) -> None:
+        """Let go of the state that was read from: the next reading sees what was committed meanwhile."""
+        if self._reader is not None:
+            self._reader.abort()
+            self._reader = None
+
+    def _read(self) -> Any:
+        if self._reader is None:
+            self._reader = self._env.begin()  # py-lmdb renews the one that was let go of
+        return self._reader
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, batch: Batch) -> None:
+        """Commit a batch and wait until it is on disk. Raises StoreFull, StoreFailed: then what was to be promised on
+        the strength of this batch must not be."""
+        meta = self._meta_after(batch)
+        with self._commit() as txn:
+            if batch.hard_state is not None:
+                txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(batch.hard_state)), db=self._meta_table)
+            self._remove_cut_off(txn)
+            self._replace_entries(txn, batch.entries)
+            self._change(txn, self._pairs_table, batch.pairs)
+            self._change(txn, self._sessions_table, batch.sessions)
+            if meta != self._meta:
+                self._put_meta(txn, meta)
+        self._first_stored = self._first_kept()
+
+    def written(self, batch: Batch) -> None:
+        """Take over what a batch changed; to be called on the reactor's thread, after `write`."""
+        self.end_turn()
+        super().written(batch)
+
+    @contextmanager
+    def _commit(self) -> Iterator[Any]:
+        """One synced transaction. After one that failed there is no other: LMDB may have written its page that says
+        what is in force, and then not know whether that reached the disk."""
+        if self._failed:
+            raise StoreFailed(f"{self._path}: an earlier commit failed")
+        used = self._used_bytes()
+        if used > FULL_FRACTION * MAP_BYTES:
+            raise StoreFull(f"{self._path} holds {used:,} bytes, near the limit of {MAP_BYTES:,}")
+        try:
+            self._lengthen(used)
+            with self._env.begin(write=True) as txn:
+                yield txn
+            self._lengthen(self._used_bytes())
+        except (lmdb.Error, OSError) as error:
+            self._failed = True
+            raise StoreFailed(f"{self._path}: a commit failed: {error}") from error
+
+    def _replace_entries(self, txn: Any, entries: tuple[Entry, ...]) -> None:
+        if not entries:
+            return
+        with txn.cursor(db=self._log_table) as cursor:
+            if cursor.set_range(index_key(entries[0].index)):
+                while cursor.delete():
+                    pass
+            for entry in entries:
+                appended = cursor.put(index_key(entry.index), encode_entry(entry), append=True)
+                assert appended, "entries are written in the order of their indexes"
+
+    def _remove_cut_off(self, txn: Any) -> None:
+        """Remove entries that were cut off by earlier commits."""
+        count = self._first_kept() - self._first_stored
+        if count:
+            with txn.cursor(db=self._log_table) as cursor:
+                removed = cursor.set_key(index_key(self._first_stored))
+                for _ in range(count):
+                    removed = removed and cursor.delete()
+                assert removed, "the log has no gaps"
+
+    def _first_kept(self) -> int:
+        """The first entry that is in the table after the next commit."""
+        return min(self.snapshot_index + 1, self._first_stored + REMOVED_ENTRIES_MAX)
+
+    def _change(self, txn: Any, table: Any, changes: Table) -> None:
+        for key in sorted(changes):
+            value = changes[key]
+            if value is None:
+                txn.delete(key, db=table)
+            else:
+                txn.put(key, seal(key, value), db=table)
+
+    # --- Snapshots --------------------------------------------------------------------------------------------------
+
+    def open_snapshot(self) -> SnapshotReader:
+        """The state at the durable applied index. Close it soon: while it is open, LMDB cannot reuse what it frees.
+
+        Everything about it comes from one LMDB state. Taken from memory, the index could be that of operations which
+        are applied and not in the tables yet: whoever installs the snapshot would never get them. Or a commit is done
+        and `written` not called yet: the configuration would be one that had been replaced, the tables those that an
+        installed snapshot replaced.
+        """
+        return SnapshotReader(_Source(self))
+
+    def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int:
+        """Write one piece into the generation that is not in force; how many bytes of this snapshot are staged.
+
+        A piece that does not follow the last one changes nothing, but for the first of a new snapshot, which throws
+        away what was staged of another. Raises ProtocolError for what is no piece; StoreFull, StoreFailed as `write`.
+        """
+        if head != self._staged_head:
+            if offset != 0:
+                return 0
+            self._drop_other_generation()
+            self._staged_head, self._staged_bytes = head, 0
+        if offset == self._staged_bytes:
+            with self._commit() as txn:
+                tables = self._state_tables[1 - self._meta.generation]
+                for table, key, value in records_of(piece):
+                    if not txn.put(key, seal(key, value), db=tables[table], append=True):
+                        raise ProtocolError("a snapshot whose keys are not in order")
+            self._staged_bytes += len(piece)
+        return self._staged_bytes
+
+    def install(self, head: SnapshotHead) -> None:
+        """Put the staged snapshot in force: tables, log and meta in one transaction. Then call `installed`.
+
+        Entries after the snapshot stay if the log holds its last one: they may have been acknowledged (section 7).
+        """
+        assert head == self._staged_head and head.last_index > self.applied_index
+        with self._commit() as txn:
+            self._put_meta(txn, self._meta_with(head))
+
+    def installed(self, head: SnapshotHead) -> None:
+        """Take over what `install` changed; to be called on the reactor's thread. The old generation goes later."""
+        self.end_turn()
+        if not self._keeps_log(head):
+            self._first_stored = head.last_index + 1
+        super().installed(head)
+
+    # --- Opening ----------------------------------------------------------------------------------------------------
+
+    def _used_bytes(self) -> int:
+        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def _lengthen(self, used: int) -> None:
+        """Keep the file ahead of what LMDB uses. By itself it may end before that: pages that a transaction takes and
+        gives back are never written. The next commit's sync covers the length too."""
+        if os.path.getsize(self._path) < used + FILE_AHEAD_BYTES // 2:
+            os.truncate(self._path, used + FILE_AHEAD_BYTES)
+
+    def _check_length(self) -> None:
+        """A file that was cut short would end the process by a signal as soon as a missing page is looked at."""
+        used = self._used_bytes()
+        if os.path.getsize(self._path) < used and not self._directory.is_new:
+            raise Damaged(f"{self._path} was cut short: it should have at least {used:,} bytes")
+
+    def _identity(self) -> bytes:
+        return self._directory.identity.to_json().encode()
+
+    def _open_tables(self) -> None:
+        """All of them now: opening one is a transaction, which the reactor's thread must not wait for."""
+        names = [_META_TABLE, b"log.0", b"log.1", b"pairs.0", b"sessions.0", b"pairs.1", b"sessions.1"]
+        try:
+            tables = [self._env.open_db(name, create=self._directory.is_new) for name in names]
+        except lmdb.NotFoundError:
+            raise Damaged(f"{self._path} does not have MadKV's tables: it is not MadKV's") from None
+        self._meta_table, *logs, pairs_0, sessions_0, pairs_1, sessions_1 = tables
+        self._log_tables = logs
+        self._state_tables = (pairs_0, sessions_0), (pairs_1, sessions_1)
+
+    @property
+    def _log_table(self) -> Any:
+        return self._log_tables[self._meta.log_generation]
+
+    @property
+    def _pairs_table(self) -> Any:
+        return self._state_tables[self._meta.generation][PAIRS]
+
+    @property
+    def _sessions_table(self) -> Any:
+        return self._state_tables[self._meta.generation][SESSIONS]
+
+    def _sealed(self, txn: Any, key: bytes) -> bytes:
+        record = txn.get(key, db=self._meta_table)
+        if record is None:
+            raise Damaged(f"{self._path} has no {key.decode()}: it is not a finished store")
+        return unseal(key, record)
+
+    def _put_meta(self, txn: Any, meta: Meta) -> None:
+        txn.put(_META, seal(_META, encode_meta(meta)), db=self._meta_table)
+
+    def _drop_other_generation(self) -> None:
+        """Empty what is not in force: tables that were replaced, or a snapshot that never came to its end."""
+        tables = (*self._state_tables[1 - self._meta.generation], self._log_tables[1 - self._meta.log_generation])
+        with self._env.begin() as txn:
+            filled = [table for table in tables if txn.stat(table)["entries"]]
+        if filled:
+            with self._commit() as txn:
+                for table in filled:
+                    txn.drop(table, delete=False)
+
+    def _read_log(self, txn: Any) -> tuple[LogIndex, int]:
+        """Go through the log once: terms, configurations, and that every entry is whole and in its place.
+
+        Also the index of the first entry in the table, which may have been cut off already.
+        """
+        meta = self._meta
+        index = LogIndex(meta.snapshot_index, meta.snapshot_term, meta.configuration)
+        first_stored = meta.snapshot_index + 1
+        with txn.cursor(db=self._log_table) as cursor:
+            if cursor.first():
+                first_stored = min(first_stored, index_of(cursor.key()))
+            for key, record in cursor.iternext() if cursor.set_range(index_key(meta.snapshot_index + 1)) else ():
+                entry = decode_entry(key, record)
+                if entry.index != index.last_index + 1:
+                    raise Damaged(f"{self._path}: the log jumps from entry {index.last_index} to {entry.index}")
+                if entry.term < (index.term_of(index.last_index) or 0):
+                    raise Damaged(f"{self._path}: the log's terms go back at entry {entry.index}")
+                index.append(entry)
+        if not meta.snapshot_index <= meta.applied_index <= index.last_index:
+            raise Damaged(
+                f"{self._path}: the data goes up to entry {meta.applied_index}, "
+                f"the log from {meta.snapshot_index} to {index.last_index}"
+            )
+        return index, first_stored
+
+
+class _Source:
+    """One LMDB state, for a snapshot."""
+
+    def __init__(self, storage: DurableStorage) -> None:
+        self._txn: Any = storage._env.begin()
+        meta = decode_meta(storage._sealed(self._txn, _META))
+        self._tables = storage._state_tables[meta.generation]
+        term = meta.snapshot_term
+        if meta.applied_index > meta.snapshot_index:
+            key = index_key(meta.applied_index)
+            term = decode_entry(key, self._txn.get(key, db=storage._log_tables[meta.log_generation]) or b"").term
+        self.head = SnapshotHead(meta.applied_index, term, meta.applied_configuration)
+
+    def records(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        """A table's keys and values."""
+        with self._txn.cursor(db=self._tables[table]) as cursor:
+            for key, record in cursor:
+                yield key, unseal(key, record)
+
+    def close(self) -> None:
+        """Let go of the state."""
+        self._txn.abort()
