@@ -16,6 +16,7 @@ default:
     @exec {{ just }} --justfile {{ quote(justfile()) }} --list
 
 # list the files as a tree
+[no-exit-message]
 tree:
     @exec {{ python }} -m madkv.testing.tree
 
@@ -25,7 +26,7 @@ tree:
 demo *options:
     @exec {{ python }} -m madkv.testing.demo --just {{ just }} "$@"
 
-# lint, types, tests with coverage; `just test fast=yes` runs the tests alone
+# lint, types, tests with coverage; `./justw test fast=yes` runs the tests alone
 [no-exit-message]
 [positional-arguments]
 test *options:

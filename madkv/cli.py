@@ -20,11 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
         command.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="default: %(default)s")
+        command.add_argument(
+            "server", nargs="?", default=argparse.SUPPRESS, metavar="HOST:PORT", help="the same, without --server"
+        )
     options = parser.parse_args(argv)
     if options.command == "shell":
-        from madkv.client.shell import run_shell
+        try:
+            from madkv.client.shell import run_shell
 
-        return run_shell(options.server)
+            return run_shell(options.server)
+        except KeyboardInterrupt:  # while it starts, or takes its leave of the server
+            return 130
     from madkv.client.__main__ import main as run_line_client
 
     return run_line_client(["--server", options.server])

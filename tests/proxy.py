@@ -42,19 +42,17 @@ def at_random(seed: int, share: float) -> Decide:
     return decide
 
 
-class Proxy:
-    """Listens at `address`. `decide` may be exchanged at any time. Use it in a `with` statement."""
+class Relay:
+    """Listens at `address` and connects whoever comes to a server. Use it in a `with` statement.
 
-    def __init__(self, host: str, port: int, decide: Decide = always_pass) -> None:
+    A subclass says in `_pump` how bytes are carried. Its own attributes must be there before this constructor runs.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
         self._target = host, port
-        self.decide = decide
         self.refuse = threading.Event()
         """While set, connections are closed as soon as they are made."""
-        self.holds = threading.Event()
-        """Set once a box is being held."""
-        self.requests: list[bytes] = []
-        """Every request that was seen, whatever became of it."""
-        self.broken = 0
+        self.connections = 0
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -96,11 +94,28 @@ class Proxy:
                 client.close()
                 continue
             with self._lock:
+                self.connections += 1
                 self._sockets |= {client, server}
                 for args in ((client, server, "request"), (server, client, "reply")):
                     thread = threading.Thread(target=self._pump, args=args, daemon=True)
                     self._threads.append(thread)
                     thread.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        raise NotImplementedError
+
+
+class Proxy(Relay):
+    """`decide` may be exchanged at any time."""
+
+    def __init__(self, host: str, port: int, decide: Decide = always_pass) -> None:
+        self.decide = decide
+        self.holds = threading.Event()
+        """Set once a box is being held."""
+        self.requests: list[bytes] = []
+        """Every request that was seen, whatever became of it."""
+        self.broken = 0
+        super().__init__(host, port)
 
     def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         rest = b""
@@ -163,53 +178,17 @@ def is_write(box: Box) -> bool:
     return box.get(COMMAND) in (b"Put", b"Swap", b"Delete")
 
 
-class SlowLink:
-    """A link to a server that carries so many bytes a second towards it and no more. Use it in a `with` statement."""
+class SlowLink(Relay):
+    """A link that carries so many bytes a second towards the server and no more."""
 
     CHUNK_BYTES = 16 * 1024
 
     def __init__(self, host: str, port: int, bytes_per_second: int) -> None:
-        self._target = host, port
         self._seconds_a_chunk = self.CHUNK_BYTES / bytes_per_second
-        self.connections = 0
-        self._ended = threading.Event()
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        super().__init__(host, port)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        for each in (self._listener, *self._sockets):
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
-        for thread in self._threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            far = socket.create_connection(self._target)
-            self._sockets += (near, far)
-            for source, sink, seconds in ((near, far, self._seconds_a_chunk), (far, near, 0.0)):
-                thread = threading.Thread(target=self._carry, args=(source, sink, seconds))
-                self._threads.append(thread)
-                thread.start()
-
-    def _carry(self, source: socket.socket, sink: socket.socket, seconds: float) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        seconds = self._seconds_a_chunk if direction == "request" else 0.0
         try:
             while data := source.recv(self.CHUNK_BYTES):
                 self._ended.wait(seconds * len(data) / self.CHUNK_BYTES)

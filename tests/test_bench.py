@@ -25,6 +25,7 @@ from madkv.bench.official import OfficialWorkload
 from madkv.bench.projects import PROJECTS, Configuration, Project, read_result
 from madkv.bench.results import HEADING, Latency, Phase, format_results, parse_results
 from madkv.bench.workload import DEFAULTS, CoreWorkload, WorkloadError
+from madkv.testing.checkout import ROOT, origin
 from madkv.testing.fleet import Completion
 from madkv.testing.service import Service, ServiceError, free_ports, is_listening
 from tests import standin
@@ -182,6 +183,8 @@ def test_wrong_clients_are_not_measured(
         (["1", "g"], "no workload 'g'"),
         (["1", "a", "-p", "recordkount=3"], "not a property: 'recordkount=3'"),
         (["1", "a", "records=-1"], "recordcount is -1"),
+        (["1", "/etc/passwd"], "/etc/passwd is no YCSB property file"),
+        (["1", sys.executable], "madkv bench: "),
         (["0", "a"], "the number of clients must be 1 to 100"),
         (["101", "a"], "the number of clients must be 1 to 100"),
         (["1", "a", "seconds=-1"], "a time is negative"),
@@ -371,7 +374,7 @@ def test_everything_runs_what_lacks_and_nothing_else(
     out, err = capfd.readouterr()
     assert err == "", "the tools' own lines are not wanted where there is no terminal"
     assert "2 of 2 runs to do (quick)" in out
-    assert "[2 of 2] just p1::bench 2 e" in out
+    assert "[2 of 2] ./justw p1::bench 2 e" in out
     assert set(small.results(tmp_path)) == {"bench-1-a", "bench-2-e"}
     record = machine.read_record(tmp_path)
     assert record["machine"]["cores"] == str(os.cpu_count())
@@ -385,6 +388,27 @@ def test_everything_runs_what_lacks_and_nothing_else(
     assert everything.run_all(small, tmp_path, STANDIN, quick=True, again=False, seconds=0.2) == 0
     assert "1 of 2 runs to do (quick), 1 results are there" in capfd.readouterr().out
     assert everything.lacking(small, tmp_path, True, False) == []
+
+
+def test_results_of_another_checkout_are_run_again(small: Project, tmp_path: Path) -> None:
+    ours = f"{EXAMPLE}\n{origin()}\n"
+    for configuration, text in zip(
+        small.configurations, (ours, ours.replace(f"checkout {ROOT}", "checkout /elsewhere")), strict=True
+    ):
+        configuration.log(tmp_path).parent.mkdir(exist_ok=True)
+        configuration.log(tmp_path).write_text(text)
+    assert [each.name for each in everything.lacking(small, tmp_path, True, False)] == ["bench-2-e"]
+    assert set(small.results(tmp_path)) == {"bench-1-a"}
+
+
+def test_results_of_another_revision_count_and_are_told(
+    small: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for configuration in small.configurations:
+        configuration.log(tmp_path).parent.mkdir(exist_ok=True)
+        configuration.log(tmp_path).write_text(f"{EXAMPLE}\n# MadKV 0.1.0, revision 0ld, checkout {ROOT}\n")
+    assert everything.run_all(small, tmp_path, STANDIN, quick=True, again=False, seconds=0.2) == 0
+    assert "(again=yes runs them again): bench-1-a (0ld), bench-2-e (0ld)\n" in capsys.readouterr().out
 
 
 def test_everything_names_what_failed(

@@ -99,6 +99,17 @@ def test_a_failure_ends_all() -> None:
             os.killpg(client.process.pid, 0)
 
 
+def test_the_first_word_of_waiting_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing else, once for all clients, with the recipe that would help."""
+    talks = "import os; [os.write(2, line) for line in (b'hello\\n', b'madkv: waiting for h:1: no\\n') * 2]"
+    with Fleet([sys.executable, "-S", "-c", talks, "p1::client"], 2) as fleet:
+        while not all(len(client.said) == 4 for client in fleet.clients):
+            assert fleet.wait(SECONDS_MAX) == []
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "madkv: waiting for h:1: no (`./justw p1::service` starts a service)\n"
+
+
 # --- STOP ------------------------------------------------------------------------------------------------------------
 STOPPING = "import os, sys; sys.stdin.readline(); "
 """How a client begins that is told STOP and nothing else."""

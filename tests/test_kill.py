@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from madkv.testing import checkout, kill
+from madkv.testing import checkout, ending, kill
 
 SLEEP = "import sys; print('up', flush=True); sys.stdin.read()"
 POLITE = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('asked')))\n" + SLEEP
@@ -119,7 +119,10 @@ def test_spares_itself_and_its_ancestors(tmp_path: Path) -> None:
         "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'madkv.child', *sys.argv[1:]]))"
     )
     (ours / "madkv_kill.py").write_text(Path(kill.__file__).read_text())
-    (ours / "madkv" / "testing" / "checkout.py").write_text(Path(checkout.__file__).read_text())
+    for module in (checkout, ending):
+        assert module.__file__
+        path = Path(module.__file__)
+        (ours / "madkv" / "testing" / path.name).write_text(path.read_text())
     python = f"{ours}/.venv/bin/python"
     site = str(Path(psutil.__file__).parents[1])
     done = subprocess.run(

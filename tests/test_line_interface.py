@@ -289,6 +289,36 @@ def test_both_spellings_of_the_option(server: ServerProcess) -> None:
     assert python_m("--server", f"localhost:{server.port}").stdout == b"STOP\n"
 
 
+def test_a_person_is_told_what_it_is(server: ServerProcess) -> None:
+    """One line on stderr, where stdin is a terminal; that a pipe gets none, all the other tests see."""
+    near, far = pty.openpty()
+    try:
+        os.write(near, b"STOP\n")
+        result = subprocess.run(command(server.address), stdin=far, capture_output=True, cwd=ROOT, timeout=20)
+    finally:
+        os.close(far)
+        os.close(near)
+    assert (result.returncode, result.stdout) == (0, b"STOP\n")
+    assert result.stderr.startswith(b"madkv: a client of %b; " % server.address.encode())
+    assert b"STOP or Ctrl-D ends it" in result.stderr and result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("module", ["madkv.client.blocking", "madkv.errors"])
+def test_ctrl_c_while_it_starts(module: str) -> None:
+    script = f"""
+import runpy, sys
+class Interruption:
+    def find_spec(name, path, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interruption)
+sys.argv[1:] = ["--server", "127.0.0.1:1"]
+runpy.run_module("madkv.client", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, timeout=20)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
 def test_ctrl_c_while_idle_and_while_it_waits(server: ServerProcess) -> None:
     with LineClient(server.address) as idle, LineClient(free_address()) as waiting:
         assert idle.ask(b"GET c") == b"GET c null"

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
 
 from madkv.bench import machine, plots, report
 from madkv.bench.projects import PROJECTS, Configuration, Project, Result, Series, read_result
 from madkv.bench.results import Latency, Phase, format_results
 from madkv.bench.trends import trend
-from madkv.testing.checkout import ROOT
+from madkv.testing.checkout import ROOT, origin, revision
 
 P1 = PROJECTS["p1"]
 
@@ -101,9 +102,9 @@ def test_missing_results_are_listed_with_their_command_and_nothing_is_written(
     assert report.main(["p1", "--logs", str(here), "--out", str(out)]) == 1
     captured = capsys.readouterr()
     assert len(re.findall("MISSING", captured.out)) == len(P1.configurations) - 2
-    assert re.search(r"there +just p1::bench 10 a +\S+/bench-10-a.log", captured.out)
-    assert re.search(r"MISSING +just p1::fuzz 3 yes ", captured.out)
-    assert "just p1::all" in captured.err
+    assert re.search(r"there +\./justw p1::bench 10 a +\S+/bench-10-a.log", captured.out)
+    assert re.search(r"MISSING +\./justw p1::fuzz 3 yes ", captured.out)
+    assert "`./justw p1::all`" in captured.err
     assert not out.exists()
 
 
@@ -113,7 +114,7 @@ def test_a_partial_report_says_what_it_lacks(logs: Path, tmp_path: Path) -> None
     assert report.main(["p1", "partial=yes", "--logs", str(here), "--out", str(out)]) == 0
     text = (out / "proj1.md").read_text()
     assert "29 results are still missing" in text
-    assert "*No result yet: `just p1::fuzz 3 yes`.*" in text
+    assert "*No result yet: `./justw p1::fuzz 3 yes`.*" in text
 
 
 def test_the_whole_report(logs: Path, tmp_path: Path) -> None:
@@ -144,9 +145,54 @@ def test_long_logs_are_excerpted_and_cannot_break_out_of_their_fence(logs: Path,
     maker = report.Report(P1, P1.results(here), here, tmp_path, tmp_path / "plots")
     lines = maker._fill("<!-- madkv: log test1 -->").splitlines()
     assert (lines[0], lines[-1]) == ("````text", "````")
-    assert "... 63 lines left out ..." in lines
+    assert "... 67 lines left out ..." in lines
     assert lines[-2] == "Testcase 1: PASSED"
     assert max(map(len, lines)) <= report.EXCERPT_COLUMNS_MAX
+
+
+def test_an_excerpt_holds_whole_blocks() -> None:
+    scan = "  A: SCAN a b -> 9 pairs: " + ", ".join(f"key-{number} = value" for number in range(9))
+    blocks = [f"Step {step}.\n  A: PUT a -> found\n{scan}" for step in range(20)]
+    lines = report.excerpt("\n\n".join([*blocks, "Testcase 1: PASSED"]) + "\n")
+    text = "\n".join(lines)
+    assert len(lines) <= report.EXCERPT_LINES_MAX + 2
+    shown = re.findall(r"^Step", text, re.MULTILINE)
+    assert 5 <= len(shown) == text.count("key-8 = value") < 20
+    assert text.endswith(f"\n\n... {(20 - len(shown)) * 4} lines left out ...\n\nTestcase 1: PASSED")
+    assert report.excerpt("\n\n".join(blocks[:3])) == report.excerpt("\n\n".join(blocks[:3]) + "\n\n")
+
+
+def test_results_of_others_are_told(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = some(logs, tmp_path / "logs", "test1", "test2", "test3", "bench-1-a")
+    for name, made_by in (
+        ("test1", origin()),
+        ("test2", f"# MadKV 0.1.0, revision 0ld, checkout {ROOT}"),
+        ("test3", "# MadKV 0.1.0, revision 0ld, checkout /else where"),
+    ):
+        log = P1.configuration(name).log(here)
+        log.write_text(f"{made_by}\n{log.read_text()}")
+    assert report.main(["p1", "partial=yes", "--logs", str(here), "--out", str(tmp_path / "out")]) == 0
+    told = re.findall(r"^  (\w+) .*/(test[123]\.log.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert told == [
+        ("there", "test1.log"),
+        ("there", "test2.log  (revision 0ld)"),
+        ("MISSING", "test3.log  (this one does not count: it is of /else where)"),
+    ]
+    text = (tmp_path / "out" / "proj1.md").read_text()
+    assert f"Of revision 0ld, and not of {revision()} as this report: test2." in text
+    assert "from 3 runs" in text
+
+
+def test_a_plot_that_joins_quick_and_full_runs_says_so(logs: Path, tmp_path: Path) -> None:
+    here = some(logs, tmp_path / "logs", "bench-1-a", "bench-10-a")
+    for form in ("full", "quick"):
+        machine.note_run(here, "bench-1-a", P1.configuration("bench-1-a").log(here), form, 1.0)
+        machine.note_run(here, "bench-10-a", P1.configuration("bench-10-a").log(here), "quick", 1.0)
+        maker = report.Report(P1, P1.results(here), here, tmp_path, tmp_path / "plots")
+        for what in ("figure", "table"):
+            said = maker._fill(f"<!-- madkv: {what} throughput-clients -->")
+            joined = "**Runs of different forms are joined here. full: bench-1-a; quick: bench-10-a.**"
+            assert said.endswith(joined) == (form == "full")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +286,38 @@ def test_workloads_can_be_compared_between_services(logs: Path, tmp_path: Path) 
     assert plots.draw(both, P1.results(logs), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["one-client.png"]
     assert (tmp_path / "one-client.png").stat().st_size > 10_000
+
+
+def drawn(name: str, logs: Path) -> Canvas:
+    """The figure with all results, laid out."""
+    figure = P1.figure(name)
+    canvas = plots.compose(figure, P1.results(logs))
+    assert canvas is not None
+    canvas.canvas.draw()
+    return canvas
+
+
+@pytest.mark.parametrize("figure", [figure.name for figure in P1.figures])
+def test_every_figure_has_a_title(figure: str, logs: Path) -> None:
+    assert drawn(figure, logs).get_suptitle() == P1.figure(figure).title
+
+
+def test_the_legend_lies_above_the_bars(logs: Path) -> None:
+    (_, axes) = drawn("one-client", logs).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    assert axes.get_window_extent().y1 <= box.y0
+    assert box.y1 <= axes.title.get_window_extent().y0
+
+
+def test_latency_has_a_logarithmic_axis_with_plain_numbers(logs: Path) -> None:
+    for axes in drawn("latency-clients", logs).axes:
+        low, high = axes.get_ylim()
+        ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        labels = [label.get_text() for at, label in ticks if low < at < high]
+        assert axes.get_yscale() == "log"
+        assert len(labels) >= 3 and all(re.fullmatch(r"[\d,.]+", label) for label in labels)
 
 
 def test_a_report_needs_no_display() -> None:

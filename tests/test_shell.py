@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 
 from madkv.cli import main
+from madkv.client.blocking import BlockingClient
 from madkv.client.shell import Shell, run_shell
 from tests.processes import ROOT, ServerProcess
 
@@ -184,6 +185,46 @@ def test_an_address_that_is_none_is_refused() -> None:
     done = piped("nowhere", "")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "madkv: 'nowhere' is not an address; write HOST:PORT, such as 127.0.0.1:3777\n"
+
+
+def test_the_address_needs_no_option(own_server: ServerProcess) -> None:
+    """`madkv shell HOST:PORT`; the same for the line interface."""
+    for subcommand, line, answer in (
+        ("shell", "get cli", "(there is none)\n\n"),
+        ("client", "GET cli", "GET cli null\n"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "madkv.cli", subcommand, own_server.address],
+            input=f"{line}\n",
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=SECONDS_MAX,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, answer, "")
+
+
+def test_ctrl_c_outside_of_the_prompt_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it starts, or while it takes its leave of a server that hangs."""
+
+    def interrupted(client: BlockingClient) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shell, "cmdloop", lambda shell: None)
+    monkeypatch.setattr(BlockingClient, "close", interrupted)
+    assert main(["shell", "127.0.0.1:1"]) == 130
+
+
+def test_ctrl_c_gives_up_a_get_that_finds_no_server(tmp_path: Path) -> None:
+    """One line, no traceback, and the prompt again."""
+    with Terminal(shell_command("127.0.0.1:1"), tmp_path) as terminal:
+        terminal.wait_for("madkv> ")
+        terminal.type("get a\r")
+        terminal.wait_for(r"\(waiting for 127.0.0.1:1: .*; Ctrl-C gives up\)\r\n")
+        terminal.type("\x03")
+        assert terminal.wait_for("madkv> ").count("\n") == 2  # the one of Ctrl-C itself is the first
+        terminal.type("exit\r")
+        assert terminal.process.wait(SECONDS_MAX) == 0
 
 
 def test_the_command_tells_its_version_and_its_subcommands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import psutil
 
+from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import words
+from madkv.testing.options import whole, words
 from madkv.testing.service import Service, ServiceError, free_ports
 
 RECORDS = 1000
@@ -108,17 +109,8 @@ def verdict(name: str, value: float, bound: float, unit: str) -> bool:
     return kept
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; exit status 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(prog="just bench::cpu", description=__doc__)
-    parser.add_argument("--calls", type=int, default=30_000, help="calls in each run (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of which the median counts (default: %(default)s)")
-    parser.add_argument("--starts", type=int, default=20, help="client starts (default: %(default)s)")
-    parser.add_argument(
-        "--just", default=shutil.which("just") or "just", help="the just program (default: %(default)s)"
-    )
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
-    interrupt_on_terminate()
+def measure_all(options: argparse.Namespace) -> bool:
+    """All figures, with a server of their own; whether each keeps its bound."""
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     kept = True
@@ -133,13 +125,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{clients} client(s), {options.calls:,} calls, half GET, half SWAP: {rate:,.0f} calls/s")
             kept &= verdict("line client, CPU a call", client_us, CLIENT_US_MAX, "us")
             kept &= verdict("server, CPU a call", server_us, SERVER_US_MAX, "us")
-    return 0 if kept else 1
+    return kept
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; exit status 1 when a bound is not kept."""
+    parser = argparse.ArgumentParser(prog="./justw bench::cpu", description=__doc__)
+    parser.add_argument("--calls", type=whole, default=30_000, help="calls in each run (default: %(default)s)")
+    parser.add_argument("--runs", type=whole, default=3, help="runs of which the median counts (default: %(default)s)")
+    parser.add_argument("--starts", type=whole, default=20, help="client starts (default: %(default)s)")
+    parser.add_argument(
+        "--just", default=shutil.which("just") or "just", help="the just program (default: %(default)s)"
+    )
+    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    interrupt_on_terminate()
+    try:
+        return 0 if measure_all(options) else 1
+    except (CallFailed, ServiceError, subprocess.CalledProcessError) as error:
+        complain(f"madkv cpu: {error}")
+        return 1
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (CallFailed, ServiceError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"madkv: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_tool("madkv cpu", main)

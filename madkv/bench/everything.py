@@ -16,6 +16,8 @@ from pathlib import Path
 
 from madkv.bench.machine import form_of, note_run, read_record
 from madkv.bench.projects import PROJECTS, TOOLS, Configuration, Project, read_result
+from madkv.testing.checkout import revision
+from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.service import Service, ServiceError, free_ports
@@ -63,7 +65,7 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
     for configuration in project.configurations:
         result = read_result(configuration, logs)
         form = form_of(record, configuration.name, configuration.log(logs))
-        if again or result is None or not result.passed or (form == "quick" and not quick):
+        if again or result is None or not (result.passed and result.is_ours) or (form == "quick" and not quick):
             todo.append(configuration)
     return todo
 
@@ -125,6 +127,14 @@ def run_all(project: Project, logs: Path, just: str, quick: bool, again: bool, s
     there = len(project.configurations) - len(todo)
     form = "quick" if quick else "full"
     print(f"{len(todo)} of {len(project.configurations)} runs to do ({form}), {there} results are there", flush=True)
+    here = revision()
+    older = [
+        f"{name} ({result.revision})"
+        for name, result in project.results(logs).items()
+        if result.revision not in (None, here) and project.configuration(name) not in todo
+    ]
+    if older:
+        print(f"of another revision than {here} (again=yes runs them again): {', '.join(older)}", flush=True)
     weights = [weight(configuration, quick) for configuration in todo]
     began = time.monotonic()
     failed = []
@@ -148,7 +158,7 @@ def run_all(project: Project, logs: Path, just: str, quick: bool, again: bool, s
     if failed:
         print(f"failed: {', '.join(configuration.name for configuration in failed)}", file=sys.stderr)
         return 1
-    print(f"everything is there: `just {project.module}::report` writes report/proj{project.number}.md")
+    print(f"everything is there: `./justw {project.module}::report` writes report/proj{project.number}.md")
     return 0
 
 
@@ -179,4 +189,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv all", main)

@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import madkv
+from madkv.testing.checkout import revision
 
 RECORD = "runs.json"
 """The file beside the logs: the machine, and for each log the form of the run that made it and a digest of the log."""
@@ -27,7 +27,7 @@ def machine_facts() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "twisted": importlib.metadata.version("twisted"),
         "madkv": madkv.__version__,
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
@@ -37,18 +37,6 @@ def _processor() -> str:
     except OSError:
         match = None
     return match[1].strip() if match else platform.processor() or platform.machine()
-
-
-def _revision() -> str:
-    """The commit of the checkout; that of the changes on top of it cannot be told, only that there are some."""
-    here = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
 
 
 def read_record(logs: Path) -> dict[str, Any]:

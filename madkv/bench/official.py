@@ -23,7 +23,7 @@ class OfficialWorkload:
     def __init__(self, home: Path, text: str, properties: Mapping[str, str], clients: int) -> None:
         self._program = home / "bin" / "ycsb.sh"
         if not self._program.is_file():
-            raise WorkloadError(f"the official YCSB is not at {home}: `just utils::ycsb` fetches it")
+            raise WorkloadError(f"the official YCSB is not at {home}: `./justw utils::ycsb` fetches it")
         if not shutil.which("java"):
             raise WorkloadError("the official YCSB needs `java`, which is not installed")
         self._text = text

@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullLocator
 
 from madkv.bench.projects import Figure, Result, Series
 from madkv.bench.results import KINDS, Phase
@@ -25,11 +26,17 @@ DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++")
 LABEL_SHARE = 0.03
 """How much of the x axis is left free at its end, for the names of the lines."""
+LEGEND_POINTS = 27.0
+"""Left free for a legend between the axes and their title."""
+LABEL_GAP = 0.055
+"""What lies at least between the heights of two of these names, as a share of the y axis."""
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,
+    "figure.titlesize": 13,
+    "figure.titleweight": "bold",
     "hatch.linewidth": 0.7,
 }
 
@@ -43,20 +50,29 @@ def points_of(series: Series, results: Mapping[str, Result]) -> Points:
 
 def draw(figure: Figure, results: Mapping[str, Result], directory: Path) -> bool:
     """Write the figure to `directory` as PNG; False, and nothing written, when it would be empty."""
+    with matplotlib.rc_context(STYLE):
+        canvas = compose(figure, results)
+        if canvas is None:
+            return False
+        canvas.savefig(directory / f"{figure.name}.png", dpi=DOTS_PER_INCH)
+    return True
+
+
+def compose(figure: Figure, results: Mapping[str, Result]) -> Canvas | None:
+    """The figure with all that is known; None when it would be empty."""
     series = [(each.label, points_of(each, results)) for each in figure.series]
     if not any(points for _, points in series):
-        return False
+        return None
     forms: dict[str, Callable[[Canvas, Figure, Sequence[tuple[str, Points]]], None]] = {
         "workloads": draw_workloads,
         "throughput": draw_throughput,
         "latency": draw_latency,
     }
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
-        FigureCanvasAgg(canvas)
-        forms[figure.form](canvas, figure, series)
-        canvas.savefig(directory / f"{figure.name}.png", dpi=DOTS_PER_INCH)
-    return True
+    canvas = Canvas(figsize=(WIDTH_INCHES, 4.2), layout="constrained")
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(figure.title)
+    forms[figure.form](canvas, figure, series)
+    return canvas
 
 
 def draw_workloads(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, Points]]) -> None:
@@ -65,7 +81,8 @@ def draw_workloads(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, P
     places = [x for x, _ in figure.series[0].points]
     throughputs = {label: {x: run.throughput for x, run in points} for label, points in series}
     _bars(left, places, throughputs, number=lambda value: f"{value:,.0f}")
-    left.set(title="Throughput", xlabel=figure.x_label, ylabel="calls a second")
+    left.set_title("Throughput", pad=LEGEND_POINTS)
+    left.set(xlabel=figure.x_label, ylabel="calls a second")
     if len(series) == 1:
         runs = series[0][1]
         kinds = [kind for kind in KINDS if any(kind in run.latencies for _, run in runs)]
@@ -76,11 +93,11 @@ def draw_workloads(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, P
             kind: {x: run.latencies[kind].p99_us / 1000 for x, run in runs if kind in run.latencies} for kind in kinds
         }
         _bars(right, places, by_kind, whiskers=worst)
-        right.set(title="Latency: average (bar), 99th percentile (tick)")
+        right.set_title("Latency: average (bar), 99th percentile (tick)", pad=LEGEND_POINTS)
     else:
         means = {label: {x: run.mean_us / 1000 for x, run in points} for label, points in series}
         _bars(right, places, means)
-        right.set(title="Latency, average over all calls")
+        right.set_title("Latency, average over all calls", pad=LEGEND_POINTS)
     right.set(xlabel=figure.x_label, ylabel="milliseconds")
 
 
@@ -96,8 +113,9 @@ def draw_latency(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, Poi
     left, right = canvas.subplots(1, 2)
     means = [(label, [(float(x), run.mean_us / 1000) for x, run in points]) for label, points in series]
     worst = [(label, [(float(x), worst_p99_us(run) / 1000) for x, run in points]) for label, points in series]
-    _lines(left, means)
-    _lines(right, worst)
+    for axes, lines in ((left, means), (right, worst)):
+        axes.set_yscale("log")
+        _lines(axes, lines)
     left.set(title="Average over all calls", xlabel=figure.x_label, ylabel="milliseconds")
     right.set(title="99th percentile of the slower kind of call", xlabel=figure.x_label, ylabel="milliseconds")
 
@@ -124,19 +142,28 @@ def _lines(axes: Axes, lines: Sequence[tuple[str, list[tuple[float, float]]]]) -
             linewidth=1.6,
         )
         ends.append((ys[-1], xs[-1], label, COLOURS[number % len(COLOURS)]))
-    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.05)
+    is_log = axes.get_yscale() == "log"
+    if is_log:
+        heights = [y for _, points in lines for _, y in points]
+        axes.set_ylim(bottom=min(heights) / 1.5, top=max(heights) * 1.8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.05)
     axes.set_xlim(right=axes.get_xlim()[1] + LABEL_SHARE * (axes.get_xlim()[1] - axes.get_xlim()[0]))
     axes.set_xticks(sorted({x for _, points in lines for x, _ in points}))
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")
-    # Names at the ends of the lines, pushed apart where they would lie on one another.
-    least_gap = axes.get_ylim()[1] * 0.055
-    lowest = -least_gap
+    # Names at the ends of the lines, pushed apart where they would lie on one another; heights are shares of the axis.
+    to_share = axes.transScale.transform
+    (_, bottom), (_, top) = to_share([(1, each) for each in axes.get_ylim()])
+    lowest = -1.0
     for y, x, label, colour in sorted(ends):
-        lowest = max(y, lowest + least_gap)
+        lowest = max((to_share((1, y))[1] - bottom) / (top - bottom), lowest + LABEL_GAP)
         axes.annotate(
             label,
             (x, lowest),
+            xycoords=("data", "axes fraction"),
             xytext=(9, 0),
             textcoords="offset points",
             verticalalignment="center",
@@ -185,4 +212,15 @@ def _bars(
     if len(groups) > 1:
         handles, labels = axes.get_legend_handles_labels()
         in_order = sorted(zip(labels, handles, strict=True), key=lambda each: list(groups).index(each[0]))
-        axes.legend([handle for _, handle in in_order], [label for label, _ in in_order], frameon=False)
+        # Above the axes and below their title: inside it would hide bars.
+        axes.legend(
+            [handle for _, handle in in_order],
+            [label for label, _ in in_order],
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            borderaxespad=0.3,
+            ncols=len(in_order),
+            columnspacing=1.2,
+            handlelength=1.6,
+            frameon=False,
+        )

@@ -11,11 +11,14 @@ from typing import Literal
 import attrs
 
 from madkv.bench.results import Phase, parse_results
+from madkv.testing.checkout import ROOT
 
 LOGS = Path("/tmp")
 
 TOOLS = {"testcase": "madkv.testing.testcase", "fuzz": "madkv.testing.fuzz", "bench": "madkv.bench.run"}
 _DIRECTORIES = {"testcase": "tests", "fuzz": "fuzz", "bench": "bench"}
+_ORIGIN = re.compile(r"^# MadKV \S+, revision (\S+), checkout (.+)$", re.MULTILINE)
+"""What `madkv.testing.checkout.origin` writes."""
 _VERDICT = re.compile(r"\b(PASSED|FAILED)\b\W*$")
 
 
@@ -36,7 +39,7 @@ class Configuration:
     @property
     def command(self) -> str:
         """How somebody runs it by hand."""
-        return " ".join(("just", f"{self.module}::{self.kind}", *self.arguments))
+        return " ".join(("./justw", f"{self.module}::{self.kind}", *self.arguments))
 
     def log(self, logs: Path) -> Path:
         """Where its log is, below the directory `logs` of the project."""
@@ -50,6 +53,14 @@ class Result:
     text: str
     passed: bool
     phases: dict[str, Phase] = attrs.field(factory=dict)
+    revision: str | None = None
+    """What it was made with; None when the log does not say, as with `checkout`."""
+    checkout: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it counts here: those of other checkouts do not."""
+        return self.checkout in (None, str(ROOT))
 
     @property
     def run(self) -> Phase:
@@ -63,11 +74,15 @@ def read_result(configuration: Configuration, logs: Path) -> Result | None:
         text = configuration.log(logs).read_text(errors="backslashreplace")
     except FileNotFoundError:
         return None
+    made = _ORIGIN.search(text)
+    made_by = made.groups() if made else (None, None)
     if configuration.kind == "bench":
         phases = parse_results(text)
-        return Result(text, True, phases) if phases else None
+        return Result(text, True, phases, *made_by) if phases else None
     verdicts = [match[1] for line in text.splitlines() if (match := _VERDICT.search(line))]
-    return Result(text, verdicts[-1] == "PASSED") if verdicts and _ends_in_verdict(configuration, text) else None
+    if not verdicts or not _ends_in_verdict(configuration, text):
+        return None
+    return Result(text, verdicts[-1] == "PASSED", {}, *made_by)
 
 
 def _ends_in_verdict(configuration: Configuration, text: str) -> bool:
@@ -90,6 +105,7 @@ class Figure:
 
     name: str
     form: Literal["workloads", "throughput", "latency"]
+    title: str
     caption: str
     x_label: str
     series: tuple[Series, ...]
@@ -123,9 +139,9 @@ class Project:
         return {each.name: each for each in self.figures}[name]
 
     def results(self, logs: Path) -> dict[str, Result]:
-        """Every result that is there, by the name of its configuration."""
+        """Every result that is there and counts, by the name of its configuration."""
         found = {each.name: read_result(each, logs) for each in self.configurations}
-        return {name: result for name, result in found.items() if result is not None}
+        return {name: result for name, result in found.items() if result and result.is_ours}
 
 
 def _project_1() -> Project:
@@ -152,6 +168,7 @@ def _project_1() -> Project:
             Figure(
                 "one-client",
                 "workloads",
+                "One client on each workload",
                 "One client on each workload: calls a second, and what a call takes.",
                 "YCSB workload",
                 by_workload,
@@ -159,6 +176,7 @@ def _project_1() -> Project:
             Figure(
                 "throughput-clients",
                 "throughput",
+                "Throughput by number of clients",
                 "Calls a second of all clients together, against their number.",
                 "clients",
                 by_clients,
@@ -166,6 +184,7 @@ def _project_1() -> Project:
             Figure(
                 "latency-clients",
                 "latency",
+                "Latency by number of clients (logarithmic)",
                 "What a call takes, on average and at the 99th percentile, against the number of clients.",
                 "clients",
                 by_clients,

@@ -9,22 +9,25 @@ import datetime
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from madkv.bench.machine import form_of, machine_facts, read_record
 from madkv.bench.plots import draw, points_of
-from madkv.bench.projects import PROJECTS, Configuration, Figure, Project, Result
+from madkv.bench.projects import PROJECTS, Configuration, Figure, Project, Result, read_result
 from madkv.bench.results import KINDS
 from madkv.bench.trends import trend
-from madkv.testing.checkout import ROOT
+from madkv.testing.checkout import ROOT, revision
+from madkv.testing.ending import run_tool
 from madkv.testing.options import words
 
 DIRECTIVE = re.compile(r"^<!-- madkv: (\w+)((?: [\w.-]+)*) -->$", re.MULTILINE)
 EXCERPT_LINES_MAX = 40
-EXCERPT_LAST_LINES = 8
 EXCERPT_COLUMNS_MAX = 110
+CONTINUED = "      "
+"""Before the rest of a line that is wrapped."""
 
 
 class ReportError(Exception):
@@ -35,10 +38,47 @@ def listing(project: Project, results: Mapping[str, Result], logs: Path) -> str:
     """Every configuration with its command, and whether its result is there."""
     width = max(len(each.command) for each in project.configurations)
     lines = [f"project {project.number} needs {len(project.configurations)} results:"]
+    here = revision()
     for each in project.configurations:
-        there = "there  " if each.name in results else "MISSING"
-        lines.append(f"  {there}  {each.command:<{width}}  {each.log(logs)}")
+        result = results.get(each.name)
+        remark = ""
+        if result is None:
+            foreign = read_result(each, logs)
+            remark = f"  (this one does not count: it is of {foreign.checkout})" if foreign else ""
+        elif result.revision not in (None, here):
+            remark = f"  (revision {result.revision})"
+        there = "there  " if result else "MISSING"
+        lines.append(f"  {there}  {each.command:<{width}}  {each.log(logs)}{remark}")
     return "\n".join(lines)
+
+
+def excerpt(text: str) -> list[str]:
+    """A log's lines, the long ones wrapped; of a long log only whole blocks: the first ones, and the last.
+
+    Blocks are what empty lines separate, so that no answer is shown in part. One too long by itself loses lines.
+    """
+    blocks = [
+        [
+            part
+            for line in block.split("\n")
+            for part in textwrap.wrap(
+                line, EXCERPT_COLUMNS_MAX, subsequent_indent=CONTINUED, tabsize=1, break_on_hyphens=False
+            )
+        ]
+        for block in re.split(r"\n\n+", text.strip("\n"))
+    ]
+    last = blocks.pop()
+    shown: list[list[str]] = []
+    room = EXCERPT_LINES_MAX - len(last)
+    while blocks and len(blocks[0]) < room:
+        room -= len(blocks[0]) + 1
+        shown.append(blocks.pop(0))
+    if blocks:
+        shown.append([f"... {sum(map(len, blocks))} lines left out ..."])
+    elif len(last) > EXCERPT_LINES_MAX:
+        half = EXCERPT_LINES_MAX // 2
+        last[half:-half] = [f"... {len(last) - 2 * half} lines left out ..."]
+    return "\n\n".join("\n".join(block) for block in [*shown, last]).split("\n")
 
 
 class Report:
@@ -89,22 +129,38 @@ class Report:
         return self._project.figure(name)
 
     def _about(self) -> str:
-        forms = [
-            form_of(self._record, each.name, each.log(self._logs))
-            for each in self._project.configurations
-            if each.name in self._results
-        ]
+        forms = [self._form(each) for each in self._project.configurations if each.name in self._results]
         counted = ", ".join(f"{forms.count(form)} {form}" for form in ("full", "quick", "by hand") if form in forms)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        lines = [
-            f"*Made on {today} by `just {self._project.module}::report` from {len(forms)} runs ({counted or 'none'})."
-        ]
+        command = f"./justw {self._project.module}::report"
+        lines = [f"*Made on {today} by `{command}` from {len(forms)} runs ({counted or 'none'})."]
         if "quick" in forms:
             lines.append("Quick runs show that everything works; their figures are rougher than those of full ones.")
+        here = revision()
+        revisions: dict[str, list[str]] = {}
+        for name, result in self._results.items():
+            if result.revision not in (None, here):
+                revisions.setdefault(str(result.revision), []).append(name)
+        for other, names in revisions.items():
+            lines.append(f"Of revision {other}, and not of {here} as this report: {', '.join(names)}.")
         lacking = len(self._project.configurations) - len(forms)
         if lacking:
             lines.append(f"{lacking} results are still missing.")
         return " ".join(lines) + "*"
+
+    def _form(self, configuration: Configuration) -> str:
+        return form_of(self._record, configuration.name, configuration.log(self._logs))
+
+    def _mixture(self, figure: Figure) -> str:
+        """A paragraph behind a plot or a table that joins runs that do not compare; else nothing."""
+        runs: dict[str, list[str]] = {}
+        for each in dict.fromkeys(each for series in figure.series for _, each in series.points):
+            if each.name in self._results:
+                runs.setdefault(self._form(each), []).append(each.name)
+        if len(runs) < 2:
+            return ""
+        listed = "; ".join(f"{form}: {', '.join(names)}" for form, names in sorted(runs.items()))
+        return f"\n\n**Runs of different forms are joined here. {listed}.**"
 
     def _machine(self) -> str:
         facts = self._record["machine"]
@@ -130,15 +186,10 @@ class Report:
         result = self._results.get(name)
         if result is None:
             return f"*No result yet: `{configuration.command}`.*"
-        lines = result.text.rstrip("\n").split("\n")
-        if len(lines) > EXCERPT_LINES_MAX:
-            left_out = len(lines) - EXCERPT_LINES_MAX
-            head, tail = lines[: EXCERPT_LINES_MAX - EXCERPT_LAST_LINES], lines[-EXCERPT_LAST_LINES:]
-            lines = [*head, f"... {left_out} lines left out ...", *tail]
-        cut = [line if len(line) <= EXCERPT_COLUMNS_MAX else f"{line[: EXCERPT_COLUMNS_MAX - 4]} ..." for line in lines]
-        longest = max((len(run) for line in cut for run in re.findall(r"`+", line)), default=0)
+        lines = excerpt(result.text)
+        longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
         fence = "`" * max(3, longest + 1)  # a value in the log may hold backticks
-        return "\n".join([f"{fence}text", *cut, fence])
+        return "\n".join([f"{fence}text", *lines, fence])
 
     def _table(self, name: str) -> str:
         figure = self._figure_called(name)
@@ -157,14 +208,14 @@ class Report:
                             f" {each.p99_us} |"
                         )
                         first = "| | | |"
-        return "\n".join(lines)
+        return "\n".join(lines) + self._mixture(figure)
 
     def _figure(self, name: str) -> str:
         figure = self._figure_called(name)
         self._plots.mkdir(parents=True, exist_ok=True)
         if not draw(figure, self._results, self._plots):
             return f"*No plot of {figure.name} yet: it has no results.*"
-        return f"![{figure.caption}]({self._plots.name}/{figure.name}.png)\n\n*{figure.caption}*"
+        return f"![{figure.caption}]({self._plots.name}/{figure.name}.png)\n\n*{figure.caption}*{self._mixture(figure)}"
 
 
 def write(project: Project, logs: Path, prose: Path, out: Path, results: Mapping[str, Result]) -> Path:
@@ -199,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     lacking = len(project.configurations) - len(results)
     if lacking and arguments.partial == "no":
         print(
-            f"{lacking} results are missing: `just {project.module}::all` runs them;"
-            f" `just {project.module}::report partial=yes` goes without",
+            f"{lacking} results are missing: `./justw {project.module}::all` runs them;"
+            f" `./justw {project.module}::report partial=yes` goes without",
             file=sys.stderr,
         )
         return 1
@@ -214,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv report", main)

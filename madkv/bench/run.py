@@ -20,9 +20,11 @@ from madkv.bench.histogram import Latencies
 from madkv.bench.official import OfficialWorkload
 from madkv.bench.results import Phase, format_results
 from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
+from madkv.testing.checkout import origin
+from madkv.testing.ending import run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
-from madkv.testing.options import words
-from madkv.testing.transcript import Progress
+from madkv.testing.options import whole, words
+from madkv.testing.transcript import Progress, print_result
 
 READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
 """The call that every client answers before the clock starts: by then it is started and connected."""
@@ -214,15 +216,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         else:
             joined.append(word)
     parser = argparse.ArgumentParser(prog="madkv.bench.run", description="Run one YCSB workload against a service.")
-    parser.add_argument("nclis", type=int, help=f"number of clients, 1 to {CLIENTS_MAX}, each a process of its own")
+    parser.add_argument("nclis", type=whole, help=f"number of clients, 1 to {CLIENTS_MAX}, each a process of its own")
     parser.add_argument("wload", help="a letter from a to f, or the path of a YCSB property file")
     parser.add_argument("--module", default="p1", help="whose `client` recipe starts the clients (default: p1)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="passed to it (default: 127.0.0.1:3777)")
     parser.add_argument("--just", default="just", help="the command that runs recipes (default: just)")
     parser.add_argument("--log", type=Path, help="also write what goes to stdout to this file")
-    parser.add_argument("--ops", type=int, help="operations a client (default: the workload's operationcount, 10000)")
-    parser.add_argument("--records", type=int, help="records to load (default: the workload's recordcount, 10000)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same requests (default: 1)")
+    parser.add_argument("--ops", type=whole, help="operations a client (default: the workload's operationcount, 10000)")
+    parser.add_argument("--records", type=whole, help="records to load (default: the workload's recordcount, 10000)")
+    parser.add_argument("--seed", type=whole, default=1, help="the same seed gives the same requests (default: 1)")
     parser.add_argument("--seconds", type=float, default=0, help="end the run phase after so long (default: 0, never)")
     parser.add_argument(
         "--stall",
@@ -243,6 +245,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="set a property of the workload; may be repeated",
     )
     arguments = parser.parse_args(words(joined))
+    if len(arguments.wload) == 1:
+        arguments.wload = arguments.wload.lower()
     if not 1 <= arguments.nclis <= CLIENTS_MAX:
         parser.error(f"the number of clients must be 1 to {CLIENTS_MAX}")
     if arguments.seconds < 0 or arguments.stall <= 0:
@@ -290,6 +294,7 @@ def run(arguments: argparse.Namespace) -> str:
         [
             f"# YCSB {name}: {counted(clients)}, {core.record_count} records, {core.operation_count} operations each",
             f"# requests from {of}; every answer was checked",
+            origin(),
             f"# driver: {cpu_us:.1f} us of CPU a call in the run phase",
             format_results({"Load": load_phase, "Run": run_phase}),
         ]
@@ -307,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = run(arguments)
         if arguments.log:
             arguments.log.write_text(output + "\n")
-        print(output, flush=True)
+        print_result(output)
     except (BenchError, WorkloadError, OSError) as error:
         print(f"madkv bench: {error}", file=sys.stderr)
         return 1
@@ -318,4 +323,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv bench", main)

@@ -11,6 +11,7 @@ SCAN names its end rather than a count, so the end is the key of the last of the
 be stored. A record is its fields `field0=...field1=...` without anything between them.
 """
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from itertools import accumulate, pairwise
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedList
 
 from madkv.bench.generators import AcknowledgedCounter, ScrambledZipfian, SkewedLatest, fnv_hash_64, length, uniform
+from madkv.testing.options import whole
 
 VALUE_TEXT_BYTES = 1 << 20
 """Field texts are slices of one random text of this length (and one field more), cut at random places."""
@@ -92,7 +94,10 @@ def workload_text(name: str) -> str:
     if len(name) == 1 and shipped.is_file():
         return shipped.read_text()
     if Path(name).is_file():
-        return Path(name).read_text()
+        text = Path(name).read_text(errors="replace")
+        if not DEFAULTS.keys() & read_properties(text).keys():
+            raise WorkloadError(f"{name} is no YCSB property file: it sets nothing that is known here")
+        return text
     raise WorkloadError(f"no workload {name!r}: give a letter from a to f, or the path of a YCSB property file")
 
 
@@ -138,8 +143,8 @@ class CoreWorkload:
 
     def _number(self, name: str, least: int) -> int:
         try:
-            number = int(self._set[name])
-        except ValueError:
+            number = whole(self._set[name])
+        except ArgumentTypeError:
             raise WorkloadError(f"{name} is not a whole number: {self._set[name]!r}") from None
         if number < least:
             raise WorkloadError(f"{name} is {number}, less than {least}")

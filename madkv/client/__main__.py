@@ -3,13 +3,17 @@
 import os
 import sys
 
-from madkv.client.blocking import BlockingClient
-from madkv.client.line import EXIT_FAILED, LineInterface, StdoutGone
-from madkv.errors import Abandoned, MadKVError
+EXIT_INTERRUPTED = 130
+try:
+    from madkv.client.blocking import BlockingClient
+    from madkv.client.line import EXIT_FAILED, STDIN, LineInterface, StdoutGone
+    from madkv.errors import Abandoned, MadKVError
+except KeyboardInterrupt:  # most of the time to start passes here
+    sys.exit(EXIT_INTERRUPTED)
 
 USAGE = "usage: python -m madkv.client --server HOST:PORT"
+HELLO = "a client of {}; type GET <key> and the like, one call a line; STOP or Ctrl-D ends it"
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 def _notice(text: str) -> None:
@@ -47,6 +51,8 @@ def main(arguments: list[str]) -> int:
         _notice(str(error))
         return EXIT_USAGE
     try:
+        if os.isatty(STDIN):
+            _notice(HELLO.format(words[1]))
         with client:
             return LineInterface(client).run()
     except (StdoutGone, Abandoned):
@@ -59,4 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

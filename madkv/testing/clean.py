@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from madkv.testing.checkout import checkout
+from madkv.testing.ending import run_tool
 
 AT_THE_ROOT = (
     *("*.egg-info", "build", "dist", "twistd.pid", "_trial_temp*"),
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool("madkv clean", main)

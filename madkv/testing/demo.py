@@ -1,4 +1,4 @@
-"""`just demo`: a server of its own, the five testcases, a short YCSB A, a summary; nothing is left behind."""
+"""`./justw demo`: a server of its own, the five testcases, a short YCSB A, a summary; nothing is left behind."""
 
 import argparse
 import re
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.service import Service, ServiceError, free_ports
@@ -54,7 +55,7 @@ def run_workload(just: str, address: str) -> tuple[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The demo; exit status 0 when everything in it succeeded."""
-    parser = argparse.ArgumentParser(prog="just demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="./justw demo", description=__doc__)
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
     just = parser.parse_args(words(sys.argv[1:] if argv is None else argv)).just
     interrupt_on_terminate()
@@ -85,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv demo", main)

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from madkv.testing.ending import complain
 from madkv.testing.lines import show
+from madkv.testing.transcript import Progress
 
 CLIENTS_MAX = 100
 """Clients of one run: each is a process of its own, with three pipes to this one."""
@@ -25,6 +27,8 @@ READ_BYTES = 1 << 16
 """What a pipe holds. A longer buffer costs a page fault or more for each read, however little there is."""
 STDERR_BYTES_KEPT = 4096
 SCAN_END = b"\nSCAN END\n"
+WAITING = "waiting for"
+"""What a client says on stderr when nothing answers it."""
 
 
 class Completion(NamedTuple):
@@ -88,6 +92,9 @@ class Fleet:
         self._poll = select.epoll()
         self._by_fd: dict[int, tuple[ClientProcess, bool]] = {}
         self.clients: list[ClientProcess] = []
+        recipe = next((word for word in command if word.endswith("::client")), "")
+        self._hint = f" (`./justw {recipe.removesuffix('client')}service` starts a service)" if recipe else ""
+        self._waiting_is_told = False
         try:
             for number in range(count):
                 self.clients.append(self._start(number, command))
@@ -140,9 +147,20 @@ class Fleet:
                         completions.append(Completion(client.number, client.called_ns, time.monotonic_ns(), None))
             elif not is_stdout:
                 client.stderr_tail = (client.stderr_tail + data)[-STDERR_BYTES_KEPT:]
+                if not self._waiting_is_told and data.endswith(b"\n"):
+                    self._tell_waiting(client)
             else:
                 self._received(client, data, completions)
         return completions
+
+    def _tell_waiting(self, client: ClientProcess) -> None:
+        """Pass the first word of waiting on to whoever watches: the clients would wait for ever, and in silence."""
+        for line in client.said:
+            if WAITING in line:
+                self._waiting_is_told = True
+                Progress().clear()
+                complain(f"{line}{self._hint}")
+                return
 
     def _received(self, client: ClientProcess, data: bytes, completions: list[Completion]) -> None:
         now_ns = time.monotonic_ns()

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from madkv.testing.calls import Plan, sample
+from madkv.testing.checkout import origin
+from madkv.testing.ending import run_tool
 from madkv.testing.explain import in_words, shortest
 from madkv.testing.fleet import CLIENTS_MAX, STOP_SECONDS, Fleet, interrupt_on_terminate
 from madkv.testing.history import KINDS, Operation, Ours, read_history, write_history
 from madkv.testing.linearizability import Finding, Verdict, check
 from madkv.testing.lines import Call, MalformedReply, line, parse, show
-from madkv.testing.options import words
+from madkv.testing.options import whole, words
 from madkv.testing.transcript import Transcript
 
 CALLS_PER_CLIENT = 10_000
@@ -189,6 +191,7 @@ def fuzz(options: argparse.Namespace, out: Transcript) -> bool:
     number = f"{options.nclis} client{'s' * (options.nclis > 1)}"
     out.say(f"Fuzz testing {options.address}: {number} on {shared}, {calls:,} calls each, seed={seed}")
     out.say(f"Clients: {' '.join(command)}")
+    out.say(origin())
     out.say(f"Keys: {len(plan.keys)}, {sample(plan.keys)}; each holds this run's id {run_id}")
     about = {"clients": options.nclis, "conflict": options.conflict, "seed": seed, "run": run_id}
     failure = None
@@ -243,7 +246,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         description="Call a running service at random from many clients and check every answer. "
         "Options may be written name=value or --name=value.",
     )
-    parser.add_argument("nclis", type=int, nargs="?", help=f"number of clients, 1 to {CLIENTS_MAX}")
+    parser.add_argument("nclis", type=whole, nargs="?", help=f"number of clients, 1 to {CLIENTS_MAX}")
     parser.add_argument("conflict", choices=("no", "yes"), nargs="?", help="whether clients share their keys")
     parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
@@ -251,13 +254,13 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--log", type=Path, help="write what is printed here, too")
     parser.add_argument(
         "--ops",
-        type=int,
+        type=whole,
         help=f"calls of each client (default: {CALLS_PER_CLIENT:,}, but no more than {CALLS_MAX:,} together)",
     )
-    parser.add_argument("--seed", type=int, help="makes the same calls again (default: another one each time)")
+    parser.add_argument("--seed", type=whole, help="makes the same calls again (default: another one each time)")
     parser.add_argument("--run", help="the run's id in all keys, digits (default: another one each time)")
     parser.add_argument(
-        "--keys", type=int, help="number of keys (default: 12 for each client, or 48 and more to share)"
+        "--keys", type=whole, help="number of keys (default: 12 for each client, or 48 and more to share)"
     )
     parser.add_argument("--history", type=Path, help="where to write the history (default: beside the log)")
     parser.add_argument(
@@ -278,7 +281,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"the number of clients must be 1 to {CLIENTS_MAX}")
     if (options.ops is not None and options.ops < 1) or (options.keys is not None and options.keys < 1):
         parser.error("ops and keys must be at least 1")
-    if options.run is not None and not options.run.isdigit():
+    if options.run is not None and not (options.run.isascii() and options.run.isdigit()):
         parser.error("the run's id must be digits")
     if options.log and not options.history:
         options.history = options.log.with_suffix(".history.jsonl")
@@ -307,4 +310,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv fuzz", main)

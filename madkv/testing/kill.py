@@ -6,13 +6,13 @@ spared, so that a program may call `kill` and go on.
 """
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from madkv.testing.checkout import checkout
+from madkv.testing.ending import run_tool
 
 GRACE_SECONDS = 5.0
 KILL_SECONDS = 5.0
@@ -99,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv kill", main)

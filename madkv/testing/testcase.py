@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from madkv.testing.cases import PROJECT_1
+from madkv.testing.checkout import origin
+from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import words
+from madkv.testing.options import whole, words
 from madkv.testing.scene import NAMES, Scene, SceneBroken
 from madkv.testing.transcript import Transcript
 
@@ -25,6 +27,7 @@ def run(options: argparse.Namespace, out: Transcript) -> bool:
         f"{testcase.clients} clients, {' '.join(NAMES[: testcase.clients])}" if testcase.clients > 1 else "1 client, A"
     )
     out.say(f"Service: {options.address}. Clients: {clients}, each started by: {' '.join(command)}")
+    out.say(origin())
     out.say("Each line below is a call and, behind the arrow, its answer.")
     with Fleet(command, testcase.clients) as fleet:
         scene = Scene(fleet, out)
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace, out: Transcript) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the testcase passed."""
     parser = argparse.ArgumentParser(prog="testcase", description=__doc__)
-    parser.add_argument("num", type=int, choices=PROJECT_1, help="which testcase")
+    parser.add_argument("num", type=whole, choices=PROJECT_1, help="which testcase")
     parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
@@ -71,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv testcase", main)

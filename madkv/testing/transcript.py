@@ -10,6 +10,14 @@ TERMINAL_PAUSE_NS = 10**9
 OTHER_PAUSE_NS = 10 * 10**9
 
 
+def print_result(text: str) -> None:
+    """Print to stdout at once. Raises OSError that says it was stdout."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
+
 class Progress:
     """How far things are, on stderr: on a terminal a line that the next one replaces, elsewhere one now and then."""
 
@@ -54,7 +62,7 @@ class Transcript:
     def say(self, text: str) -> None:
         """A line that stays."""
         self._progress.clear()
-        print(text, flush=True)
+        print_result(text)
         if self._log:
             print(text, file=self._log, flush=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from madkv.testing.checkout import checkout
+from madkv.testing.ending import run_tool
 
 BY_PRODUCTS = frozenset(
     ".git .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache __pycache__ build dist report ycsb".split()
@@ -64,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool("madkv tree", main)

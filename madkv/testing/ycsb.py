@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from madkv.testing.checkout import checkout
+from madkv.testing.ending import run_tool
 
 RELEASE = "ycsb-0.17.0"
 URL = f"https://github.com/brianfrankcooper/YCSB/releases/download/0.17.0/{RELEASE}.tar.gz"
@@ -78,4 +79,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv ycsb", main)
