@@ -24,7 +24,7 @@ from madkv.testing.options import words
 NOT_PRODUCTION = "madkv/testing/*,madkv/bench/*"
 COVERAGE_PERCENT_MIN = 90
 RUN_BY_TRIAL = ("--ignore=tests/raft/test_random_schedules.py", "--ignore=tests/test_linearizability.py")
-"""Long, cover no production code that others do not, and are as good without being measured: they run with trial, beside."""
+"""Long, cover no production code that others do not, and as good without being measured: trial runs them, beside."""
 END_SECONDS_MAX = 5.0
 """How long an interrupted step may take to end what it started."""
 
