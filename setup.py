@@ -14,6 +14,7 @@ TEST = [
     "mypy-zope>=1.0.11,<2",
     "pytest>=8.2,<10",
     "pytest-twisted>=1.14.2,<2",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.17,<0.18",
 ]
 BENCH = ["hdrhistogram>=0.10.3,<0.11"]

@@ -25,6 +25,8 @@ NOT_PRODUCTION = "madkv/testing/*,madkv/bench/*"
 COVERAGE_PERCENT_MIN = 90
 RUN_BY_TRIAL = ("--ignore=tests/raft/test_random_schedules.py", "--ignore=tests/test_linearizability.py")
 """Long, cover no production code that others do not, and as good without being measured: trial runs them, beside."""
+ON_TWO_CORES = ("-n", "2", "--dist", "loadfile")
+"""Half of the time goes by in waiting for processes. The tests of one file may share a server: they stay together."""
 END_SECONDS_MAX = 5.0
 """How long an interrupted step may take to end what it started."""
 
@@ -113,7 +115,7 @@ def check(is_fast: bool, pytest_options: Sequence[str]) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="madkv-trial-") as scratch, ThreadPoolExecutor(1) as beside:
         try:
             if is_fast:
-                return [steps.run("pytest", ["pytest", "tests", *pytest_options])]
+                return [steps.run("pytest", ["pytest", "tests", *ON_TWO_CORES, *pytest_options])]
             forget_measurements()
             # What trial runs is pure and driven by clocks, so it does not mind company.
             command = ["twisted.trial", "--temp-directory", f"{scratch}/trial", "tests"]
@@ -135,7 +137,11 @@ def check_but_trial(steps: Steps, pytest_options: Sequence[str], environment: di
         run("ruff", ["ruff", "check", "."]),
         run("format", ["ruff", "format", "--check", "."]),
         run("types", ["mypy"]),
-        run("pytest", ["coverage", "run", "-m", "pytest", "tests", *RUN_BY_TRIAL, *pytest_options], environment),
+        run(
+            "pytest",
+            ["coverage", "run", "-m", "pytest", "tests", *ON_TWO_CORES, *RUN_BY_TRIAL, *pytest_options],
+            environment,
+        ),
         run("coverage data", ["coverage", "combine", "--quiet"], environment),
         run(
             f"coverage of production code >= {COVERAGE_PERCENT_MIN} %",
