@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import termios
@@ -19,7 +18,9 @@ import pytest
 from madkv.cli import main
 from madkv.client.blocking import BlockingClient
 from madkv.client.shell import Shell, run_shell
+from madkv.wire.boxes import COMMAND, Box
 from tests.processes import ROOT, ServerProcess
+from tests.proxy import Fate, Proxy
 
 SECONDS_MAX = 15.0
 
@@ -147,17 +148,30 @@ def test_a_person_at_a_terminal_has_completion_and_history(own_server: ServerPro
 
 
 def test_ctrl_c_gives_up_a_call_that_waits_and_keeps_the_prompt(tmp_path: Path) -> None:
-    """The server hangs; Ctrl-C brings the prompt back, and the next call is answered once the server goes on."""
-    with ServerProcess() as server, Terminal(shell_command(server.address), tmp_path) as terminal:
+    """An answer does not come; Ctrl-C brings the prompt back, and the next call is answered."""
+    held: list[bytes] = []
+
+    def hold_an_answer(direction: str, box: Box) -> Fate:
+        if direction == "reply" and asked[-1:] == [b"held"] and not held:
+            held.append(b"held")
+            return Fate.HOLD
+        if direction == "request" and box.get(COMMAND) == b"Get":
+            asked.append(box[b"key"])
+        return Fate.PASS
+
+    asked: list[bytes] = []
+    with (
+        ServerProcess() as server,
+        Proxy("127.0.0.1", int(server.address.rpartition(":")[2]), hold_an_answer) as proxy,
+        Terminal(shell_command(proxy.address), tmp_path) as terminal,
+    ):
         terminal.wait_for("madkv> ")
         terminal.type("get a\r")
         terminal.wait_for(r"\(there is none\)\r\nmadkv> ")
-        server.signal(signal.SIGSTOP)
-        terminal.type("get a\r")
-        terminal.wait_for("get a\r\n")
+        terminal.type("get held\r")
+        assert proxy.holds.wait(SECONDS_MAX)
         terminal.type("\x03")
         terminal.wait_for(r"\(given up; .*\)\r\nmadkv> ")
-        server.signal(signal.SIGCONT)
         terminal.type("get b\r")
         terminal.wait_for(r"\(there is none\)\r\nmadkv> ")
         terminal.type("exit\r")
