@@ -7,6 +7,10 @@ mod p1 'justmod/proj1.just'
 mod utils 'justmod/utils.just'
 # measurements that stay in the project
 mod bench 'justmod/bench.just'
+# crashes and measurements of the durable store
+mod storage 'justmod/storage.just'
+# simulations of replicated groups
+mod sim 'justmod/sim.just'
 
 python := quote(justfile_directory() / "justmod/python")
 just := quote(just_executable())

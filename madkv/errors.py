@@ -17,10 +17,32 @@ class InvalidArgument(MadKVError):
     code = b"INVALID_ARGUMENT"
 
 
-class Busy(MadKVError):
+class Refused(MadKVError):
+    """Base of refusals that leave the call as it was: not executed, and the same call may be tried again."""
+
+
+class Busy(Refused):
     """A bound on work in flight, sessions or records is reached. Not executed; try again after a wait."""
 
     code = b"BUSY"
+
+
+class NotLeader(Refused):
+    """This replica does not lead its group. Not executed; try another."""
+
+    code = b"NOT_LEADER"
+
+
+class WrongPartition(Refused):
+    """The key belongs to another group now. Not executed; look for its place in the partition map."""
+
+    code = b"WRONG_PARTITION"
+
+
+class Interrupted(MadKVError):
+    """The replica lost its leadership or stopped before the outcome was known; the same call tells when tried again."""
+
+    code = b"INTERRUPTED"
 
 
 class UnknownSession(MadKVError):
@@ -68,6 +90,9 @@ class Abandoned(MadKVError):
 WIRE_ERRORS: tuple[type[MadKVError], ...] = (
     InvalidArgument,
     Busy,
+    NotLeader,
+    WrongPartition,
+    Interrupted,
     UnknownSession,
     StaleCall,
     ScanExpired,

@@ -42,6 +42,16 @@ CALLS_MAX = 16_384
 CALL_BYTES_MAX = 256 * MIB
 """Calls accepted and not yet answered in all, in number and request bytes; beyond it a call is answered Busy."""
 
+# --- The replica ------------------------------------------------------------------------------------------------------
+UNCOMMITTED_BYTES_MAX = 64 * MIB
+"""Proposals of a leader that are not committed yet; beyond it a call is answered Busy."""
+FLUSH_BYTES = 4 * MIB
+FLUSH_ENTRIES = 4096
+"""What was applied goes to the tables with a commit once it is this much; a restart applies at most that again."""
+LOG_BYTES_KEPT = 64 * MIB
+LOG_ENTRIES_KEPT = 100_000
+"""The log is cut so that about this much stays for followers that are behind."""
+
 # --- Sessions --------------------------------------------------------------------------------------------------------
 SESSIONS_MAX = 100_000
 SESSION_CALLS_MAX = 1024

@@ -1,7 +1,7 @@
 """Sessions as rows of a table: what a commit writes of them, what a snapshot carries, what start-up reads.
 
-Two kinds of rows. A session: `s`, index -> client id, floor, time of the last write. A record: `r`, index, sequence
-number -> the answer and the key. One more row holds the time that the last operation carried.
+Two kinds of rows. A session: `s`, index -> client id, floor, time of the last write, whether there was one. A record:
+`r`, index, sequence number -> the answer and the key. Two more hold the group's time and what ranges it owns.
 """
 
 import struct
@@ -10,9 +10,10 @@ from madkv.limits import CLIENT_ID_BYTES
 from madkv.operations import Outcome
 
 TIME_KEY = b"t"
+OWNERSHIP_KEY = b"o"
 _SESSION_KEY = struct.Struct(">cQ")
 _RECORD_KEY = struct.Struct(">cQQ")
-_SESSION = struct.Struct(f">{CLIENT_ID_BYTES}sQQ")
+_SESSION = struct.Struct(f">{CLIENT_ID_BYTES}sQQ?")
 _RECORD = struct.Struct(">BH")  # kind of the answer, length of the key
 _TIME = struct.Struct(">Q")
 _FALSE, _TRUE, _NONE, _BYTES = range(4)
@@ -38,17 +39,17 @@ def split_key(key: bytes) -> tuple[int, int | None]:
     raise ValueError(f"a row of sessions with the key {key!r}")
 
 
-def encode_session(client_id: bytes, floor: int, last_write_ms: int) -> bytes:
-    """A session's row."""
-    return _SESSION.pack(client_id, floor, last_write_ms)
+def encode_session(client_id: bytes, floor: int, last_write_ms: int, is_used: bool) -> bytes:
+    """A session's row; `is_used`: whether a write was ever made in it."""
+    return _SESSION.pack(client_id, floor, last_write_ms, is_used)
 
 
-def decode_session(row: bytes) -> tuple[bytes, int, int]:
-    """Client id, floor, time of the last write."""
+def decode_session(row: bytes) -> tuple[bytes, int, int, bool]:
+    """Client id, floor, time of the last write, whether there was one. Raises ValueError."""
     if len(row) != _SESSION.size:
         raise ValueError("a session's row of a wrong length")
-    client_id, floor, last_write_ms = _SESSION.unpack(row)
-    return client_id, floor, last_write_ms
+    client_id, floor, last_write_ms, is_used = _SESSION.unpack(row)
+    return client_id, floor, last_write_ms, is_used
 
 
 def encode_record(key: bytes, outcome: Outcome) -> bytes:

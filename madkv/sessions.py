@@ -9,6 +9,7 @@ Everything here is a function of the operations applied and the time that they c
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import attrs
 
@@ -22,6 +23,15 @@ from madkv.limits import (
     SESSIONS_MAX,
 )
 from madkv.operations import Outcome, Write
+from madkv.session_rows import (
+    decode_record,
+    decode_session,
+    encode_record,
+    encode_session,
+    record_key,
+    session_key,
+    split_key,
+)
 
 RECORD_OVERHEAD_BYTES = 200
 """About what one record costs in memory beside its key and its answer."""
@@ -72,6 +82,9 @@ class Sessions:
         self._by_index: OrderedDict[int, Session] = OrderedDict()  # all the others
         self._index_of: dict[bytes, int] = {}
         self.record_bytes = 0
+        # What may differ from the rows taken last.
+        self._changed: set[int] = set()
+        self._changed_records: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         return len(self._by_index) + len(self._unused)
@@ -95,6 +108,7 @@ class Sessions:
             return Busy(f"all {self._sessions_max:,} sessions are in use")
         self._unused[index] = Session(client_id, floor=1, last_write_ms=now_ms)
         self._index_of[client_id] = index
+        self._changed.add(index)
         return index
 
     def close(self, index: int) -> None:
@@ -103,6 +117,8 @@ class Sessions:
         if session is not None:
             del self._index_of[session.client_id]
             self.record_bytes -= session.record_bytes
+            self._changed.add(index)
+            self._changed_records.update((index, sequence) for sequence in session.records)
 
     def admit(self, write: Write, now_ms: int) -> Session | Record | MadKVError:
         """Decide about a write that carries a session, before anything of it is done.
@@ -117,7 +133,7 @@ class Sessions:
         if session is None:
             return UnknownSession(f"session {write.session} is not open here: it has expired or was closed")
         if write.floor > session.floor:
-            self._raise_floor(session, write.floor)
+            self._raise_floor(write.session, session, write.floor)
         if write.sequence < session.floor:
             return StaleCall(f"call {write.sequence} lies below the session's floor, {session.floor}")
         record = session.records.get(write.sequence)
@@ -138,9 +154,58 @@ class Sessions:
     def record(self, session: Session, write: Write, outcome: Outcome) -> None:
         """Keep the answer of a write that `admit` let through and that was executed."""
         record = Record(write.key, outcome)
+        size_bytes = record.size_bytes
         session.records[write.sequence] = record
-        session.record_bytes += record.size_bytes
-        self.record_bytes += record.size_bytes
+        session.record_bytes += size_bytes
+        self.record_bytes += size_bytes
+        self._changed_records.add((write.session, write.sequence))
+
+    def take_changes(self) -> dict[bytes, bytes | None]:
+        """The rows that differ from when this was last called; None for one that is gone."""
+        rows: dict[bytes, bytes | None] = {}
+        for index in self._changed:
+            session, is_used = self._find(index)
+            rows[session_key(index)] = (
+                None
+                if session is None
+                else encode_session(session.client_id, session.floor, session.last_write_ms, is_used)
+            )
+        for index, sequence in self._changed_records:
+            session, _ = self._find(index)
+            record = None if session is None else session.records.get(sequence)
+            rows[record_key(index, sequence)] = None if record is None else encode_record(record.key, record.outcome)
+        self._changed, self._changed_records = set(), set()
+        return rows
+
+    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take the place of everything here, by the rows of a whole table. Raises ValueError for what is none."""
+        self._unused, self._by_index, self._index_of, self.record_bytes = OrderedDict(), OrderedDict(), {}, 0
+        self._changed, self._changed_records = set(), set()
+        sessions: dict[int, tuple[Session, bool]] = {}
+        records: list[tuple[int, int, Record]] = []
+        for key, row in rows:
+            index, sequence = split_key(key)
+            if sequence is None:
+                client_id, floor, last_write_ms, is_used = decode_session(row)
+                sessions[index] = Session(client_id, floor, last_write_ms), is_used
+            else:
+                records.append((index, sequence, Record(*decode_record(row))))
+        # Those of one time expire together, so their order among themselves does not matter.
+        for index, (session, is_used) in sorted(sessions.items(), key=lambda each: each[1][0].last_write_ms):
+            (self._by_index if is_used else self._unused)[index] = session
+            self._index_of[session.client_id] = index
+        for index, sequence, record in records:
+            if index not in sessions:
+                raise ValueError(f"a record of session {index}, which is not there")
+            session = sessions[index][0]
+            session.records[sequence] = record
+            session.record_bytes += record.size_bytes
+            self.record_bytes += record.size_bytes
+
+    def _find(self, index: int) -> tuple[Session | None, bool]:
+        """A session, and whether a write was made in it."""
+        session = self._by_index.get(index)
+        return (session, True) if session is not None else (self._unused.get(index), False)
 
     def _touch(self, index: int, now_ms: int) -> Session | None:
         for sessions in (self._by_index, self._unused):
@@ -148,10 +213,11 @@ class Sessions:
             if session is not None:
                 session.last_write_ms = now_ms
                 sessions.move_to_end(index)
+                self._changed.add(index)
                 return session
         return None
 
-    def _raise_floor(self, session: Session, floor: int) -> None:
+    def _raise_floor(self, index: int, session: Session, floor: int) -> None:
         records = session.records
         # A floor may jump by any distance, so never walk more numbers than there are records.
         if floor - session.floor <= len(records):
@@ -162,4 +228,5 @@ class Sessions:
             size_bytes = records.pop(number).size_bytes
             session.record_bytes -= size_bytes
             self.record_bytes -= size_bytes
+            self._changed_records.add((index, number))
         session.floor = floor

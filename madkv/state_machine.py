@@ -4,9 +4,13 @@ Deterministic: the same operations with the same indexes and times give the same
 replica, after every restart.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
+from madkv.errors import WrongPartition
+from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Own, Write, WriteKind
+from madkv.ranges import EVERYTHING, Ownership
+from madkv.session_rows import OWNERSHIP_KEY, TIME_KEY, decode_time, encode_time
 from madkv.sessions import Record, Session, Sessions
 
 
@@ -24,39 +28,88 @@ class Pairs(Protocol):
 
 
 class StateMachine:
-    """Pairs and sessions of one group, changed by `apply` alone."""
+    """Pairs, sessions and ownership of one group, changed by `apply` alone."""
 
     def __init__(self, pairs: Pairs, sessions: Sessions | None = None) -> None:
         self._pairs = pairs
         self._sessions = Sessions() if sessions is None else sessions
+        self._ownership_changed = False
+        self.ownership = EVERYTHING
+        """What the group owns, as of `last_applied`."""
+        self.time_ms = 0
+        """The group's time: the latest that an applied operation carried. It never goes back."""
         self.last_applied = 0
-        """Index of the operation applied last; grows by one."""
+        """Index of the entry applied last; grows by one."""
 
     def apply(self, index: int, time_ms: int, operation: Operation) -> Outcome:
         """Execute the operation at `index`, the one after `last_applied`.
 
-        `time_ms` is the proposer's monotonic time; session life is counted in it and in nothing else.
+        `time_ms` is the group's time by its proposer's clock; session life is counted in it and in nothing else. A new
+        leader may not have seen how late it is, and say an earlier time.
         """
-        assert index == self.last_applied + 1, f"operation {index} does not follow {self.last_applied}"
-        self.last_applied = index
-        self._sessions.expire(time_ms)
+        self.skip(index)
+        if time_ms > self.time_ms:
+            self.time_ms = time_ms
+            self._sessions.expire(time_ms)
         if isinstance(operation, Write):
-            if operation.session == 0:
-                return self._execute(operation)
-            match self._sessions.admit(operation, time_ms):
-                case Session() as session:
-                    outcome = self._execute(operation)
-                    self._sessions.record(session, operation, outcome)
-                    return outcome
-                case Record() as record:
-                    return record.outcome
-                case refusal:
-                    return refusal
+            return self._write(operation)
         if isinstance(operation, OpenSession):
-            return self._sessions.open(operation.client_id, index, time_ms)
-        assert isinstance(operation, CloseSession)
-        self._sessions.close(operation.session)
+            return self._sessions.open(operation.client_id, index, self.time_ms)
+        if isinstance(operation, CloseSession):
+            self._sessions.close(operation.session)
+            return None
+        assert isinstance(operation, Own)
+        if operation.ownership.epoch > self.ownership.epoch:
+            self.ownership = operation.ownership
+            self._ownership_changed = True
         return None
+
+    def skip(self, index: int) -> None:
+        """Go past an entry that holds no operation."""
+        assert index == self.last_applied + 1, f"entry {index} does not follow {self.last_applied}"
+        self.last_applied = index
+
+    def misplaced(self, key: bytes) -> WrongPartition | None:
+        """The refusal of a call about a key that this group does not own, as of `last_applied`."""
+        if self.ownership is EVERYTHING or self.ownership.range_of(key) is not None:
+            return None
+        return WrongPartition(f"not a key of this group, as of epoch {self.ownership.epoch}")
+
+    def take_changes(self) -> dict[bytes, bytes | None]:
+        """Rows of everything but the pairs that differ from when this was last called; None for one that is gone."""
+        rows = self._sessions.take_changes()
+        rows[TIME_KEY] = encode_time(self.time_ms)
+        if self._ownership_changed:
+            rows[OWNERSHIP_KEY] = self.ownership.encode()
+            self._ownership_changed = False
+        return rows
+
+    def restore(self, rows: Iterable[tuple[bytes, bytes]], last_applied: int) -> None:
+        """Take up a state from its rows; the pairs are there. Raises ValueError for what is none."""
+        table = dict(rows)
+        time_row, ownership_row = table.pop(TIME_KEY, None), table.pop(OWNERSHIP_KEY, None)
+        self._sessions.restore(table.items())
+        self.time_ms = 0 if time_row is None else decode_time(time_row)
+        self.ownership = EVERYTHING if ownership_row is None else Ownership.decode(ownership_row)
+        self._ownership_changed = False
+        self.last_applied = last_applied
+
+    def _write(self, write: Write) -> Outcome:
+        # The key's place first: a refusal for that leaves no record, so that the group that owns it may execute it.
+        refusal = self.misplaced(write.key)
+        if refusal is not None:
+            return refusal
+        if write.session == 0:
+            return self._execute(write)
+        match self._sessions.admit(write, self.time_ms):
+            case Session() as session:
+                outcome = self._execute(write)
+                self._sessions.record(session, write, outcome)
+                return outcome
+            case Record() as record:
+                return record.outcome
+            case refused:
+                return refused
 
     def _execute(self, write: Write) -> Outcome:
         if write.kind is WriteKind.PUT:

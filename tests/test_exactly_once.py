@@ -223,7 +223,7 @@ class LoseOnce:
 SERVER_WHOSE_TIME_IS_OURS = """
 import signal, time
 from twisted.internet import reactor
-from madkv.server.replica import SoloReplica
+from madkv.server.solo import SoloReplica
 from madkv.server.service import ServerFactory
 from madkv.storage.memory import MemoryStore
 

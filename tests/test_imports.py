@@ -31,7 +31,7 @@ class Room(NamedTuple):
 
 PURE = (
     *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
-    *("madkv.session_rows", "madkv.state_machine"),
+    *("madkv.ranges", "madkv.session_rows", "madkv.state_machine"),
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
 OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
@@ -42,7 +42,9 @@ ROOMS = {
     "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room(PURE, ("attr", "attrs", "twisted", "zope")),
-    "madkv.server.": Room((*PURE, "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
+    "madkv.server.": Room(
+        (*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")
+    ),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.cli": Room((*PURE, "madkv.client.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),

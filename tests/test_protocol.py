@@ -18,8 +18,8 @@ from madkv.limits import (
     BOX_SECONDS_MAX,
     MIB,
 )
-from madkv.server.replica import SoloReplica
 from madkv.server.service import ServerFactory
+from madkv.server.solo import SoloReplica
 from madkv.storage.memory import MemoryStore
 from madkv.wire import codec, protocol
 from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes

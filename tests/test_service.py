@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -18,8 +19,9 @@ from madkv.limits import (
     SESSIONS_PER_CONNECTION_MAX,
 )
 from madkv.operations import Operation
-from madkv.server.replica import Answered, Released, SoloReplica
+from madkv.server.replica import Answered
 from madkv.server.service import ServerFactory, ServerProtocol
+from madkv.server.solo import SoloReplica
 from madkv.storage.memory import MemoryStore
 from madkv.wire import codec
 from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes
@@ -37,8 +39,8 @@ class LaterReplica:
     def propose(self, operation: Operation, answered: Answered) -> None:
         self._hand_over(lambda: self._solo.propose(operation, answered))
 
-    def read(self, released: Released) -> None:
-        self._hand_over(lambda: self._solo.read(released))
+    def read(self, key: bytes, released: Callable[[Any], None]) -> None:
+        self._hand_over(lambda: self._solo.read(key, released))
 
     def _hand_over(self, work: Callable[[], None]) -> None:
         if self.fails:
@@ -56,7 +58,7 @@ class RefusingReplica(SoloReplica):
     def propose(self, operation: Operation, answered: Answered) -> None:
         answered(Busy("not now"))
 
-    def read(self, released: Released) -> None:
+    def read(self, key: bytes, released: Callable[[Any], None]) -> None:
         released(Busy("not now"))
 
 

@@ -20,7 +20,7 @@ from madkv.addresses import Address, parse_address, show_address
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.client.router import Backoff, Router
 from madkv.client.session import Call, Session
-from madkv.errors import Abandoned, Busy, InternalError, ProtocolError, ScanExpired, UnknownSession
+from madkv.errors import Abandoned, InternalError, Interrupted, ProtocolError, Refused, ScanExpired, UnknownSession
 from madkv.limits import CLIENT_ID_BYTES, CLOSE_SECONDS_MAX, CONNECT_SECONDS_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import Box, blob, field
@@ -34,7 +34,8 @@ _AGAIN = (
     error.ConnectionClosed,
     error.DNSLookupError,
     ProtocolError,
-    Busy,
+    Refused,
+    Interrupted,
     InternalError,
     ScanExpired,
 )
@@ -166,7 +167,7 @@ class Client:
             carried = codec.session_fields(index, call.sequence, session.floor)
             try:
                 return await connection.call(command, fields + carried)
-            except Busy:
+            except Refused:
                 session.not_executed(call)
                 raise
             except UnknownSession as refusal:

@@ -16,7 +16,16 @@ from madkv.addresses import Address, parse_address, show_address
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.client.router import Backoff, Router
 from madkv.client.session import Session
-from madkv.errors import Abandoned, Busy, InternalError, MadKVError, ProtocolError, ScanExpired, UnknownSession
+from madkv.errors import (
+    Abandoned,
+    InternalError,
+    Interrupted,
+    MadKVError,
+    ProtocolError,
+    Refused,
+    ScanExpired,
+    UnknownSession,
+)
 from madkv.limits import (
     CLIENT_ID_BYTES,
     CLOSE_SECONDS_MAX,
@@ -36,7 +45,7 @@ if TYPE_CHECKING:  # at run time, importing typing would take as long as everyth
 READ_BYTES = 1 << 18
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
-_AGAIN = (OSError, ProtocolError, Busy, InternalError, ScanExpired)
+_AGAIN = (OSError, ProtocolError, Refused, Interrupted, InternalError, ScanExpired)
 """What a retry can cure: nothing to reach, a broken or confused connection, a refusal for now."""
 
 
@@ -161,7 +170,7 @@ class BlockingClient:
                         backoff = self._wait(error, backoff)
                     sessions_lost += 1
                 except _AGAIN as error:
-                    if isinstance(error, Busy):
+                    if isinstance(error, Refused):
                         session.not_executed(call)
                     backoff = self._wait(error, backoff)
         finally:

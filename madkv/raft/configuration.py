@@ -11,7 +11,7 @@ _REPLICA = struct.Struct(">H")
 _VERSION = 1
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class Member:
     """A replica on one disk. A replica that comes back on a blank disk is another member: it remembers no vote."""
 
@@ -43,8 +43,8 @@ class Configuration:
 
     def quorum_value(self, values: dict[Member, int]) -> int:
         """The largest number that a majority of the voters has reached; a voter without one counts as 0."""
-        if not self.voters:
-            return 0
+        if len(self.voters) < 2:
+            return max((values.get(voter, 0) for voter in self.voters), default=0)
         reached = sorted((values.get(voter, 0) for voter in self.voters), reverse=True)
         return reached[len(self.voters) // 2]
 

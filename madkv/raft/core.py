@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from madkv.raft.configuration import Configuration, Member
-from madkv.raft.log import LogReader, RaftLog
+from madkv.raft.log import TAIL_BYTES_KEPT, LogReader, RaftLog
 from madkv.raft.messages import (
     Append,
     AppendRefusal,
@@ -63,7 +63,7 @@ class Role(Enum):
     LEADER = "leader"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Persist:
     """What one commit of the disk must hold: the hard state if it changed, and entries that replace what follows."""
 
@@ -80,7 +80,7 @@ class ReleasedRead:
     index: int
 
 
-@attrs.frozen
+@attrs.define
 class Ready:
     """What is to be done now. `refused_reads` are to be tried again, elsewhere or later."""
 
@@ -123,11 +123,13 @@ class RaftCore:
         configurations: list[tuple[int, Configuration]],
         applied_index: int,
         draw: Callable[[int], int],
+        tail_bytes_kept: int = TAIL_BYTES_KEPT,
     ) -> None:
         """Take up where the disk left off.
 
         `configurations` are those in the log and, first, the one that held at the snapshot or at the start, with their
         indexes. `draw(n)` gives a number from 0 to n - 1; elections are spread by it.
+        So many bytes of entries stay in memory for followers when they are on the disk.
         """
         self.member = member
         self.log = RaftLog(reader)
@@ -141,6 +143,7 @@ class RaftCore:
         self.progress: dict[Member, Progress] = {}
         self._configurations = list(configurations)
         self._draw = draw
+        self._tail_bytes_kept = tail_bytes_kept
         self._elapsed = 0
         self._heartbeat_elapsed = 0
         self._timeout = self._draw_timeout()
@@ -177,6 +180,11 @@ class RaftCore:
     def configuration(self) -> Configuration:
         """The latest configuration in the log."""
         return self._configurations[-1][1]
+
+    @property
+    def last_configuration_index(self) -> int:
+        """Where that one stands in the log, or where the log begins."""
+        return self._configurations[-1][0]
 
     @property
     def is_voter(self) -> bool:
@@ -777,44 +785,62 @@ class RaftCore:
         self._reads_waiting = []
         self._rounds.clear()
 
+    def end_reads(self) -> list[Hashable]:
+        """Every read that has not left in a Ready, for a driver that ends: they are not known here any more."""
+        self._drop_reads()
+        reads = self._reads_refused + [read.request for read in self._reads_released]
+        self._reads_refused, self._reads_released = [], []
+        return reads
+
     # --- What is to be done -----------------------------------------------------------------------------------------
 
-    def ready(self) -> Ready:
-        """What is to be done now; asking again without anything new in between gives nothing."""
-        self._start_round()
+    def ready(self, *, takes_entries: bool = True, takes_persist: bool = True) -> Ready:
+        """What is to be done now; asking again without anything new in between gives nothing.
+
+        Without `takes_entries`, `committed` is empty: the driver has as many as it wants. Without `takes_persist` there
+        is none: the disk is busy with something else, and what it will be given may still grow.
+        """
+        if self._reads_waiting:
+            self._start_round()
         for to, progress in self.progress.items():
             self._send_entries(to, progress)
-        persist = self._take_persist()
-        committed: tuple[Entry, ...] = ()
-        if self.applied_index < self.commit_index and self._installing is None:
-            committed = tuple(self.log.entries(self.applied_index + 1, self.commit_index, APPLY_BYTES_MAX))
-            self.applied_index = committed[-1].index
+        persist = self._take_persist(takes_persist)
         ready = Ready(
-            messages=tuple(self._now),
-            persist=persist,
-            committed=committed,
-            reads=tuple(self._reads_released),
-            refused_reads=tuple(self._reads_refused),
-            snapshots_wanted=tuple(self._snapshots_wanted),
-            pieces=tuple(self._pieces),
+            tuple(self._now),
+            persist,
+            self.take_committed() if takes_entries else (),
+            tuple(self._reads_released),
+            tuple(self._reads_refused),
+            tuple(self._snapshots_wanted),
+            tuple(self._pieces),
         )
-        self._pieces.clear()
-        self._now.clear()
-        self._reads_released.clear()
-        self._reads_refused.clear()
-        self._snapshots_wanted.clear()
+        for taken in (self._now, self._reads_released, self._reads_refused, self._snapshots_wanted, self._pieces):
+            if taken:
+                taken.clear()
         return ready
 
-    def _take_persist(self) -> Persist | None:
+    def take_committed(self) -> tuple[Entry, ...]:
+        """What is to be applied next: some of what is committed, in order. A Ready has the same in it."""
+        if self.applied_index >= self.commit_index or self._installing is not None:
+            return ()
+        committed = tuple(self.log.entries(self.applied_index + 1, self.commit_index, APPLY_BYTES_MAX))
+        self.applied_index = committed[-1].index
+        # A group of one has no followers that might ask for them.
+        self.log.forget(self.applied_index, self._tail_bytes_kept if len(self.configuration.members) > 1 else 0)
+        return committed
+
+    def _take_persist(self, may_take: bool) -> Persist | None:
         if self._persisting is not None or self._installing is not None:
             return None
-        entries = self.log.take_unpersisted()
         hard_state = self.hard_state if self.hard_state != self._saved_hard_state else None
-        if not entries and hard_state is None:
-            self._deliver(self._held)
+        if hard_state is None and self.log.taken_index == self.log.last_index:
+            if self._held:
+                self._deliver(self._held)
+            return None
+        if not may_take:
             return None
         self._persist_number += 1
-        self._persisting = Persist(hard_state, tuple(entries), self._persist_number)
+        self._persisting = Persist(hard_state, tuple(self.log.take_unpersisted()), self._persist_number)
         self._under_way, self._held = self._held, []
         return self._persisting
 
@@ -827,7 +853,8 @@ class RaftCore:
         if persist.entries:
             last = persist.entries[-1]
             self.log.persisted(last.index, last.term)
-        self._deliver(self._under_way)
+        if self._under_way:
+            self._deliver(self._under_way)
         if self.role is Role.LEADER:
             self._count_acknowledgements()
 

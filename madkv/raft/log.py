@@ -9,7 +9,7 @@ from typing import Protocol
 from madkv.raft.messages import Entry
 
 TAIL_BYTES_KEPT = 8 * 1024 * 1024
-"""Persisted entries are kept in memory too, the newest up to this many bytes."""
+"""Entries on the disk are kept in memory too, the newest up to this many bytes, and at times a quarter more."""
 
 
 class LogReader(Protocol):
@@ -98,7 +98,9 @@ class RaftLog:
 
     def append(self, entry: Entry) -> None:
         """Add the entry that follows the last one."""
-        assert entry.index == self.last_index + 1 and entry.term >= self.last_term
+        tail = self._tail
+        assert entry.index == self._tail_first + len(tail)
+        assert entry.term >= (tail[-1].term if tail else self.last_term)
         self._tail.append(entry)
         self._tail_bytes += entry.size_bytes
 
@@ -120,8 +122,11 @@ class RaftLog:
     def take_unpersisted(self) -> list[Entry]:
         """What the disk has not been given yet; from now on it has. It replaces what the disk holds at and after it."""
         assert self.taken_index >= self._tail_first - 1
+        last_index = self.last_index
+        if self.taken_index == last_index:
+            return []
         taken = self._tail[self.taken_index + 1 - self._tail_first :]
-        self.taken_index = self.last_index
+        self.taken_index = last_index
         return taken
 
     def persisted(self, last_index: int, term: int) -> None:
@@ -132,7 +137,6 @@ class RaftLog:
         """
         if self.stable_index < last_index <= self.taken_index and self.holds(last_index, term):
             self.stable_index = last_index
-            self._forget_persisted()
 
     def snapshot_installed(self, snapshot_index: int, *, keeps_suffix: bool) -> None:
         """The disk has switched to a snapshot; with `keeps_suffix`, this log held its last entry before.
@@ -151,9 +155,13 @@ class RaftLog:
             self.taken_index = snapshot_index
         self.stable_index = max(min(self.stable_index, self.taken_index), snapshot_index)
 
-    def _forget_persisted(self) -> None:
+    def forget(self, applied_index: int, bytes_kept: int) -> None:
+        """Let go of the oldest entries that are on the disk and applied, down to about so many bytes."""
+        if self._tail_bytes <= bytes_kept * 5 // 4:
+            return  # Many at a time: each time, all that stay are moved.
+        last = min(self.stable_index, applied_index)
         count = 0
-        while self._tail_bytes > TAIL_BYTES_KEPT and self._tail_first + count <= self.stable_index:
+        while self._tail_bytes > bytes_kept and self._tail_first + count <= last:
             self._tail_bytes -= self._tail[count].size_bytes
             count += 1
         if count:

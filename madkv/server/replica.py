@@ -1,44 +1,544 @@
-"""What stands between the service and the pairs: operations are proposed, reads are released at a point.
+"""One replica at work: the loop that feeds RaftCore and does what its Readies say.
 
-`SoloReplica` is a single replica in memory that applies each operation as it comes.
+Theory of operation. Whatever happens (a proposal, a read, a message, a tick, the end of a commit) goes into the core,
+and a *turn* follows, in which everything that the core has ready is done: messages sent, a commit begun, entries
+applied, reads released. Where commits take time, a turn comes at the end of the reactor's, so that all calls of one
+network turn share one Ready and one commit; and while a commit is under way, the next one gathers: group commit.
+
+One piece of work is on the disk at a time. A commit holds what Raft must persist and, once that is much, what has been
+applied since: pairs and sessions as they are when the commit is put together, with the index that they go up to.
+
+What a caller is told. `propose` ends in the outcome, once the entry at (index, term) is applied; in NotLeader or Busy,
+and then it was never in the log; or in Interrupted: it was, and what became of it is not known here. An answer by index
+alone would be wrong: a new leader's entry may stand there.
 """
 
-import time
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from madkv.errors import MadKVError
-from madkv.operations import Operation, Outcome
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from madkv.errors import Busy, Interrupted, NotLeader
+from madkv.limits import (
+    FLUSH_BYTES,
+    FLUSH_ENTRIES,
+    LOG_BYTES_KEPT,
+    LOG_ENTRIES_KEPT,
+    UNCOMMITTED_BYTES_MAX,
+)
+from madkv.operations import Operation, Outcome, decode, encode
+from madkv.raft.configuration import Configuration, Member
+from madkv.raft.core import Persist, RaftCore, ReleasedRead, Role
+from madkv.raft.log import TAIL_BYTES_KEPT
+from madkv.raft.messages import Entry, EntryKind, HardState, Message, SnapshotPiece, SnapshotReply
+from madkv.server.disk import Disk
+from madkv.server.snapshots import SnapshotStreams, head_of
 from madkv.state_machine import StateMachine
-from madkv.storage.memory import MemoryStore
+from madkv.storage.batch import Batch, Table
+from madkv.storage.snapshot import SnapshotHead, SnapshotReader
+
+TICK_SECONDS = 0.06
+"""An election time-out is 10 to 20 ticks, so 0.6 to 1.2 s."""
+APPLIED_PER_SLICE = 256
+"""Entries applied before others get their turn: a few milliseconds."""
 
 Answered = Callable[[Outcome], None]
-Released = Callable[[MemoryStore | MadKVError], None]
 
 
-class Replica(Protocol):
-    """How the service sees its replica. Both calls may answer before they return, or any time later, exactly once."""
+class Storage(Protocol):
+    """The store under a replica: DurableStorage, or its twin in memory. What each does is written there."""
+
+    hard_state: HardState
+
+    @property
+    def snapshot_index(self) -> int: ...
+    @property
+    def snapshot_term(self) -> int: ...
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def configurations(self) -> list[tuple[int, Configuration]]: ...
+    def term_of(self, index: int) -> int | None: ...
+    def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]: ...
+    def sessions(self) -> list[tuple[bytes, bytes]]: ...
+    def compaction_target(self, wanted: int) -> int | None: ...
+    def end_turn(self) -> None: ...
+    def write(self, batch: Batch) -> None: ...
+    def written(self, batch: Batch) -> None: ...
+    def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int: ...
+    def install(self, head: SnapshotHead) -> None: ...
+    def installed(self, head: SnapshotHead) -> None: ...
+    def open_snapshot(self) -> SnapshotReader: ...
+    def close(self) -> None: ...
+
+
+class AppliedPairs(Protocol):
+    """The pairs as of the last applied entry: `storage.overlay.AppliedPairs`, or a MemoryStore."""
+
+    @property
+    def waiting_bytes(self) -> int: ...
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> bytes | None: ...
+    def delete(self, key: bytes) -> bytes | None: ...
+    def freeze(self) -> Table: ...
+    def thaw(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+@attrs.frozen
+class Tuning:
+    """How often things happen that happen by themselves; simulations make them happen often."""
+
+    tick_seconds: float = TICK_SECONDS
+    flush_bytes: int = FLUSH_BYTES
+    flush_entries: int = FLUSH_ENTRIES
+    log_bytes_kept: int = LOG_BYTES_KEPT
+    log_entries_kept: int = LOG_ENTRIES_KEPT
+    applied_per_slice: int = APPLIED_PER_SLICE
+    uncommitted_bytes_max: int = UNCOMMITTED_BYTES_MAX
+    tail_bytes_kept: int = TAIL_BYTES_KEPT
+
+
+@attrs.define(eq=False)
+class _Read:
+    """A read that waits for its moment; each is another one, also of the same caller."""
+
+    key: bytes
+    released: Callable[[Any], None]
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """Somebody waits for what becomes of a proposal."""
+
+    term: int
+    answered: Answered
+    size_bytes: int
+    time_ms: int
+    operation: Operation
+
+
+class Replica:
+    """One replica of a group, on its storage, its disk and its clock. `start` it, and `stop` it once."""
+
+    def __init__(
+        self,
+        member: Member,
+        storage: Storage,
+        pairs: AppliedPairs,
+        disk: Disk,
+        clock: IReactorTime,
+        send: Callable[[Message], None],
+        draw: Callable[[int], int],
+        failed: Callable[[Exception], None],
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Take up where the storage left off.
+
+        `send` posts a message to a peer, which may never get it. `draw(n)` is a random number below n. `failed` is
+        called once when this replica cannot go on: it answers nobody any more, and its process should end.
+        """
+        self._tuning = Tuning() if tuning is None else tuning
+        self.state_machine = StateMachine(pairs)
+        self.state_machine.restore(storage.sessions(), storage.applied_index)
+        self.core = RaftCore(
+            member,
+            storage,
+            storage.hard_state,
+            storage.configurations,
+            storage.applied_index,
+            draw,
+            self._tuning.tail_bytes_kept,
+        )
+        self._storage = storage
+        self._pairs = pairs
+        self._disk = disk
+        self._clock = clock
+        self._send = send
+        self._failed = failed
+        self._log_meter = _LogMeter(storage)
+        self._streams = SnapshotStreams(self.core, storage.open_snapshot, send)
+        self._is_running = False
+        self._ticker: IDelayedCall | None = None
+        # Turns.
+        self._turn_call: IDelayedCall | None = None
+        self._is_in_turn = False
+        self._wants_turn = False
+        # As leader.
+        self._led_term: int | None = None
+        self._time_base_ms = 0
+        self._led_since = 0.0
+        self._waiters: dict[int, _Waiter] = {}
+        self._waiting_bytes = 0
+        self._unwritten_bytes = 0  # a majority without this replica may commit what its own disk does not hold yet
+        # Reads.
+        self._released: deque[ReleasedRead] = deque()
+        # Applying.
+        self._to_apply: deque[Entry] = deque()
+        # On its way to the disk.
+        self._is_disk_busy = False
+        self._piece: SnapshotPiece | None = None
+        self._staged: SnapshotHead | None = None
+
+    # --- Life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to take part. A group of one campaigns at once: there is nobody to wait for."""
+        self._is_running = True
+        self._ticker = self._clock.callLater(self._tuning.tick_seconds, self._tick)
+        if self.core.configuration.voters == {self.core.member}:
+            self.core.campaign()
+            self._turn()
+
+    def stop(self) -> None:
+        """Take no more part; those who wait are told that the outcome is not known."""
+        if not self._is_running:
+            return
+        self.halt()
+        self._interrupt_waiters()
+        reads = [*self.core.end_reads(), *(each.request for each in self._released)]
+        self._released.clear()
+        for read in reads:
+            assert isinstance(read, _Read)
+            read.released(Interrupted("the server is ending"))
+
+    def halt(self) -> None:
+        """Do and say nothing any more, as when the power fails."""
+        self._is_running = False
+        for call in (self._ticker, self._turn_call):
+            if call is not None and call.active():
+                call.cancel()
+        self._streams.close()
+
+    # --- What can be asked of it ------------------------------------------------------------------------------------
 
     def propose(self, operation: Operation, answered: Answered) -> None:
-        """Order and apply `operation`; `answered` gets its outcome, or the error that kept it from being applied."""
+        """Order and apply `operation`; `answered` gets its outcome or an error, once, maybe before this returns."""
+        if not self._is_running:
+            answered(Interrupted("the server is ending"))
+            return
+        if max(self._waiting_bytes, self._unwritten_bytes) >= self._tuning.uncommitted_bytes_max:
+            answered(Busy("too much waits to be committed, or for this replica's disk"))
+            return
+        self._note_leadership()
+        time_ms = self._now_ms()
+        payload = encode(time_ms, operation)
+        index = self.core.propose(payload)
+        if index is None:
+            answered(self._not_leader())
+            return
+        assert index not in self._waiters, "a waiter is told before its index is used again"
+        self._waiters[index] = _Waiter(self.core.term, answered, len(payload), time_ms, operation)
+        self._waiting_bytes += len(payload)
+        self._unwritten_bytes += len(payload)
+        self._wake()
 
-    def read(self, released: Released) -> None:
-        """`released` gets the pairs at a moment when reading them is linearizable; they are good for that moment."""
+    def read(self, key: bytes, released: Callable[[Any], None]) -> None:
+        """`released` gets the pairs at a moment when reading `key` is linearizable, or an error, once.
+
+        The pairs are good for the time of that call.
+        """
+        if not self._is_running:
+            released(Interrupted("the server is ending"))
+            return
+        self.core.read(_Read(key, released))
+        self._wake()
+
+    def change_members(self, configuration: Configuration) -> bool:
+        """Begin a change of the members, by one voter at a time; False when it is not possible now, or here."""
+        index = self.core.propose_configuration(configuration) if self._is_running else None
+        self._wake()
+        return index is not None
+
+    def receive(self, message: Message) -> None:
+        """Take in a message from a peer."""
+        if not self._is_running:
+            return
+        self._guarded(self._step, message)
+
+    def _step(self, message: Message) -> None:
+        self.core.step(message)
+        if isinstance(message, SnapshotReply):
+            self._streams.replied(message)
+        self._note_leadership()
+        self._wake()
+
+    def _tick(self) -> None:
+        self._ticker = self._clock.callLater(self._tuning.tick_seconds, self._tick)
+        self._guarded(self._advance)
+
+    def _advance(self) -> None:
+        self.core.tick()
+        self._streams.tick()
+        self._note_leadership()
+        self._wake()
+
+    # --- Turns ------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """See to it that a turn follows."""
+        if not self._is_running:
+            return
+        if self._is_in_turn:
+            self._wants_turn = True
+        elif self._disk.is_immediate:
+            self._turn()
+        elif self._turn_call is None:
+            self._turn_call = self._clock.callLater(0, self._called)
+
+    def _called(self) -> None:
+        self._turn_call = None
+        self._turn()
+
+    def _turn(self) -> None:
+        self._is_in_turn = self._wants_turn = True
+        try:
+            while self._wants_turn and self._is_running:
+                self._wants_turn = False
+                self._do_what_is_ready()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._is_in_turn = False
+            if self._is_running:
+                self._storage.end_turn()
+
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Whatever goes wrong in here is this replica's end: it must not answer on a state that is not as it thinks."""
+        try:
+            work(*arguments)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._is_running:
+            self.halt()
+            self._failed(error)
+
+    def _do_what_is_ready(self) -> None:
+        ready = self.core.ready(takes_entries=not self._to_apply, takes_persist=not self._is_disk_busy)
+        for message in ready.messages:
+            self._send(message)
+        self._note_leadership()
+        for piece in ready.pieces:
+            self._piece = piece
+        for to in ready.snapshots_wanted:
+            self._streams.start(to)
+        # Before anything more is applied: a commit that holds what was applied must hold the entries for it, too.
+        self._to_apply += ready.committed
+        self._use_disk(ready.persist)
+        if self._to_apply:
+            self._apply_some()
+            self._wants_turn |= not self._to_apply and self.core.applied_index < self.core.commit_index
+        if ready.reads or self._released:
+            self._released += ready.reads
+            self._release_reads()
+        for request in ready.refused_reads:
+            assert isinstance(request, _Read)
+            request.released(self._not_leader())
+
+    # --- As leader --------------------------------------------------------------------------------------------------
+
+    def _note_leadership(self) -> None:
+        leads = self.core.term if self.core.role is Role.LEADER else None
+        if leads == self._led_term:
+            return
+        if self._led_term is not None:
+            self._interrupt_waiters()
+        self._led_term = leads
+        self._unwritten_bytes = 0
+        self._time_base_ms = self.state_machine.time_ms
+        self._led_since = self._clock.seconds()
+
+    def _now_ms(self) -> int:
+        """The group's time: what it was when this replica became the leader, and what has passed since."""
+        return self._time_base_ms + int((self._clock.seconds() - self._led_since) * 1000)
+
+    def _interrupt_waiters(self) -> None:
+        waiters, self._waiters, self._waiting_bytes = self._waiters, {}, 0
+        for waiter in waiters.values():
+            waiter.answered(Interrupted("the leadership was lost before the outcome was known"))
+
+    def _not_leader(self) -> NotLeader:
+        leader = self.core.leader
+        where = "no leader is known" if leader is None or leader == self.core.member else f"leader: {leader.replica}"
+        return NotLeader(f"this replica does not lead its group; {where}")
+
+    # --- Applying, and reads ----------------------------------------------------------------------------------------
+
+    def _apply_some(self) -> None:
+        machine, waiters, entries = self.state_machine, self._waiters, self._to_apply
+        for _ in range(min(len(entries), self._tuning.applied_per_slice)):
+            entry = entries.popleft()
+            waiter = waiters.pop(entry.index, None)
+            is_ours = waiter is not None and waiter.term == entry.term
+            outcome: Outcome = None
+            if entry.kind is EntryKind.OPERATION:
+                # One index and term are one entry: what was proposed here need not be decoded again.
+                time_ms, operation = (waiter.time_ms, waiter.operation) if waiter and is_ours else decode(entry.payload)
+                outcome = machine.apply(entry.index, time_ms, operation)
+            else:
+                machine.skip(entry.index)
+            if waiter is not None:
+                self._waiting_bytes -= waiter.size_bytes
+                waiter.answered(outcome if is_ours else Interrupted("another leader's entry took its place"))
+        if entries and self._turn_call is None:
+            self._turn_call = self._clock.callLater(0, self._called)
+
+    def _release_reads(self) -> None:
+        applied = self.state_machine.last_applied
+        while self._released and self._released[0].index <= applied:
+            read = self._released.popleft().request
+            assert isinstance(read, _Read)
+            refusal = self.state_machine.misplaced(read.key)
+            read.released(self._pairs if refusal is None else refusal)
+
+    # --- The disk ---------------------------------------------------------------------------------------------------
+
+    def _use_disk(self, persist: Persist | None) -> None:
+        """Give the disk its next work, if it has none."""
+        if self._is_disk_busy:
+            return
+        is_flush_due = self._is_flush_due()
+        if persist is not None or is_flush_due:
+            batch = self._make_batch(persist, is_flush_due)
+            if self._disk.is_immediate:
+                self._storage.write(batch)
+                self._written(batch, persist)
+                self._to_apply += self.core.take_committed()  # Without waiting for the next turn.
+                self._wants_turn |= batch.hard_state is not None  # For what an election leads to.
+            else:
+                self._run_on_disk(lambda: self._storage.write(batch), lambda: self._written(batch, persist))
+        elif self._piece is not None:
+            piece, self._piece = self._piece, None
+            self._run_on_disk(
+                lambda: self._storage.stage(head_of(piece), piece.offset, piece.data),
+                lambda staged: self._staged_to(piece, staged),
+            )
+
+    def _run_on_disk(self, work: Callable[[], Any], then: Callable[..., None]) -> None:
+        self._is_disk_busy = True
+
+        def done(result: Any) -> None:
+            self._is_disk_busy = False
+            if not self._is_running:
+                return
+            if isinstance(result, Exception):
+                self._fail(result)
+            else:
+                self._guarded(then, *(() if result is None else (result,)))
+                self._wake()
+
+        self._disk.run(work, done)
+
+    def _is_flush_due(self) -> bool:
+        tuning = self._tuning
+        waits = self.state_machine.last_applied - self._storage.applied_index
+        return waits >= tuning.flush_entries or (waits > 0 and self._pairs.waiting_bytes >= tuning.flush_bytes)
+
+    def _make_batch(self, persist: Persist | None, is_flush: bool) -> Batch:
+        hard_state = None if persist is None else persist.hard_state
+        entries = () if persist is None else persist.entries
+        if not is_flush:
+            return Batch(hard_state, entries)
+        # The log may be cut only as far as the tables on disk go already: this very commit may never come about.
+        return Batch(
+            hard_state,
+            entries,
+            pairs=self._pairs.freeze(),
+            sessions=self.state_machine.take_changes(),
+            applied_index=self.state_machine.last_applied,
+            compact_to=self._compaction_target(),
+        )
+
+    def _compaction_target(self) -> int | None:
+        tuning = self._tuning
+        wanted = self._log_meter.cut(tuning.log_entries_kept, tuning.log_bytes_kept)
+        streamed = self._streams.oldest_index
+        return self._storage.compaction_target(wanted if streamed is None else min(wanted, streamed))
+
+    def _written(self, batch: Batch, persist: Persist | None) -> None:
+        self._storage.written(batch)
+        self._log_meter.written(batch)
+        if batch.applied_index is not None:
+            self._pairs.thaw()
+        if persist is not None:
+            written = sum(len(entry.payload) for entry in persist.entries)
+            self._unwritten_bytes = max(0, self._unwritten_bytes - written)
+            self.core.persisted(persist)
+        if self._staged is not None:
+            self._try_install(self._staged)
+
+    def _staged_to(self, piece: SnapshotPiece, offset: int) -> None:
+        self.core.snapshot_staged(piece.sender, piece.term, piece.last_index, offset)
+        if piece.done and offset == piece.offset + len(piece.data):
+            self._staged = head_of(piece)
+        if self._staged is not None:
+            self._try_install(self._staged)
+
+    def _try_install(self, head: SnapshotHead) -> None:
+        """Switch to the snapshot that is staged to its end, now that no commit is under way."""
+        self._staged = None
+        if self.core.snapshot_install(head.last_index, head.last_term):
+            self._run_on_disk(lambda: self._storage.install(head), lambda: self._installed(head))
+
+    def _installed(self, head: SnapshotHead) -> None:
+        self._storage.installed(head)
+        self._log_meter.installed(head)
+        self._to_apply.clear()  # The snapshot covers what had been handed out: it goes further than that.
+        self._pairs.forget()
+        self.state_machine.restore(self._storage.sessions(), head.last_index)
+        self.core.snapshot_installed(head.last_index, head.configuration)
 
 
-class SoloReplica:
-    """The only replica of its group, without a log: what it has not lost, it has applied."""
+class _LogMeter:
+    """How many bytes of the log lie between marks, so that it can be cut by size as well as by count."""
 
-    def __init__(self, store: MemoryStore, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
-        self._state_machine = StateMachine(store)
-        self._monotonic = monotonic
+    MARK_ENTRIES = 64
 
-    def propose(self, operation: Operation, answered: Answered) -> None:
-        """Apply at once."""
-        index = self._state_machine.last_applied + 1
-        answered(self._state_machine.apply(index, int(self._monotonic() * 1000), operation))
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._bytes = 0  # since the last mark
+        self._marks: deque[tuple[int, int]] = deque()  # (index, bytes up to it since the mark before), oldest first
+        self._marked_bytes = 0
 
-    def read(self, released: Released) -> None:
-        """Every operation that was answered has been applied, so any moment will do."""
-        released(self._store)
+    def written(self, batch: Batch) -> None:
+        """A batch is in the log."""
+        for entry in batch.entries:
+            self._bytes += entry.size_bytes
+        if batch.entries:
+            last, first = batch.entries[-1].index, batch.entries[0].index
+            while self._marks and self._marks[-1][0] >= first:
+                self._bytes += self._drop(self._marks.pop())
+            if last - (self._marks[-1][0] if self._marks else self._storage.snapshot_index) >= self.MARK_ENTRIES:
+                self._marks.append((last, self._bytes))
+                self._marked_bytes += self._bytes
+                self._bytes = 0
+        if batch.compact_to is not None:
+            while self._marks and self._marks[0][0] <= batch.compact_to:
+                self._drop(self._marks.popleft())
+
+    def installed(self, head: SnapshotHead) -> None:
+        """The log begins after a snapshot."""
+        while self._marks and self._marks[0][0] <= head.last_index:
+            self._drop(self._marks.popleft())
+
+    def cut(self, entries_kept: int, bytes_kept: int) -> int:
+        """The index up to which the log may go, so that about this many entries and bytes stay."""
+        by_count = self._storage.last_index - entries_kept
+        excess = self._marked_bytes + self._bytes - bytes_kept
+        by_size = 0
+        for index, size in self._marks:
+            if excess <= 0:
+                break
+            excess -= size
+            by_size = index
+        return max(by_count, by_size)
+
+    def _drop(self, mark: tuple[int, int]) -> int:
+        self._marked_bytes -= mark[1]
+        return mark[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
@@ -20,7 +20,7 @@ from madkv.limits import (
 )
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
 from madkv.server.cuts import Cuts
-from madkv.server.replica import Replica
+from madkv.server.replica import Answered
 from madkv.storage.memory import Cut, MemoryStore
 from madkv.wire import codec
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
@@ -29,6 +29,16 @@ from madkv.wire.protocol import BoxProtocol
 
 UNHANDLED = b"UNHANDLED"
 """AMP's own code for a command that the other side does not know."""
+
+
+class Replica(Protocol):
+    """How the service sees its replica. Both calls may answer before they return, or any time later, exactly once."""
+
+    def propose(self, operation: Operation, answered: Answered) -> None:
+        """Order and apply `operation`; `answered` gets its outcome, or the error that kept it from being applied."""
+
+    def read(self, key: bytes, released: Callable[[Any], None]) -> None:
+        """`released` gets the pairs at a moment when reading `key` is linearizable, or an error."""
 
 
 class ServerProtocol(BoxProtocol):
@@ -131,7 +141,7 @@ class ServerProtocol(BoxProtocol):
     def _get(self, tag: bytes, box: Box) -> None:
         key = take_bytes(box, b"key")
         check_key(key)
-        self._read(tag, partial(_value_answer, key), len(key))
+        self._read(tag, key, partial(_value_answer, key), len(key))
 
     def _scan(self, tag: bytes, box: Box) -> None:
         start, end = take_bytes(box, b"start"), take_bytes(box, b"end")
@@ -140,7 +150,7 @@ class ServerProtocol(BoxProtocol):
             cut = self._service.cuts.take(take_integer(box, b"cursor"), self)
             self._answer(tag, self._page_answer(tag, cut))
             return
-        self._read(tag, partial(self._first_page_answer, start, end), len(start) + len(end))
+        self._read(tag, start, partial(self._first_page_answer, start, end), len(start) + len(end))
 
     def _first_page_answer(self, start: bytes, end: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
         return self._page_answer(tag, pairs.cut(start, end))
@@ -157,12 +167,12 @@ class ServerProtocol(BoxProtocol):
             cut.close()
             raise
 
-    def _read(self, tag: bytes, answer_of: Callable[[bytes, MemoryStore], bytes], size_bytes: int) -> None:
+    def _read(self, tag: bytes, key: bytes, answer_of: Callable[[bytes, MemoryStore], bytes], size_bytes: int) -> None:
         if not tag:
             return  # nobody wants to know, so nothing would hold back whoever asks
         self._begin(size_bytes)
         try:
-            self._replica.read(partial(self._complete, tag, size_bytes, answer_of))
+            self._replica.read(key, partial(self._complete, tag, size_bytes, answer_of))
         except BaseException:
             self._end(size_bytes)
             raise

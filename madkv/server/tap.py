@@ -15,8 +15,8 @@ from twisted.python import usage
 
 from madkv.addresses import Address, parse_address, show_address
 from madkv.errors import MadKVError
-from madkv.server.replica import SoloReplica
 from madkv.server.service import ServerFactory
+from madkv.server.solo import SoloReplica
 from madkv.storage.memory import MemoryStore
 
 BOOT_BYTES = 16

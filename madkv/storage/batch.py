@@ -1,6 +1,7 @@
 """What one commit writes: everything in it, or nothing."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import attrs
 
@@ -8,9 +9,10 @@ from madkv.raft.messages import Entry, HardState
 
 Table = Mapping[bytes, bytes | None]
 """Changes to a table by key; None removes."""
+NO_CHANGES: Table = MappingProxyType({})
 
 
-@attrs.frozen
+@attrs.define
 class Batch:
     """One commit.
 
@@ -20,7 +22,7 @@ class Batch:
 
     hard_state: HardState | None = None
     entries: tuple[Entry, ...] = ()
-    pairs: Table = attrs.Factory(dict)
-    sessions: Table = attrs.Factory(dict)
+    pairs: Table = NO_CHANGES
+    sessions: Table = NO_CHANGES
     applied_index: int | None = None
     compact_to: int | None = None

@@ -15,6 +15,7 @@ puts it in force. The log has a generation of its own, since it may outlive that
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -50,8 +51,12 @@ FILE_AHEAD_BYTES = 256 << 20
 """The file is kept longer (by a hole) than what LMDB may use next: so a file that is too short was cut short."""
 TABLES_MAX = 8
 READERS_MAX = 126
-REMOVED_ENTRIES_MAX = 4096
-"""Entries that were cut off and leave the table with one commit: a long log goes over several."""
+READERS_FILE = "lock.mdb"
+READERS_BYTES = 8192
+"""What LMDB's table of that many readers takes."""
+REMOVED_ENTRIES_MAX = 512
+"""Entries that were cut off and leave the table with one commit, or twice as many as come if that is more: a long log
+goes over several commits, so that none takes long, and yet the table does not grow."""
 _META_TABLE = b"meta"
 _HARD_STATE = b"hard_state"
 _META = b"meta"
@@ -72,7 +77,8 @@ class DurableStorage(StoredState):
     def __init__(self, directory: Directory, configuration: Configuration, *, sync: bool = True) -> None:
         """Open what is there, or make it: then the group's first configuration is `configuration`.
 
-        Raises Damaged when files are missing, cut short or changed. `sync=False` is for tests that show what it costs.
+        Raises Damaged when files are missing, cut short or changed, StoreFailed when the disk is full. `sync=False` is
+        for tests that show what it costs.
         """
         self._directory = directory
         self._path = directory.path / DATA_FILE
@@ -81,6 +87,7 @@ class DurableStorage(StoredState):
         self._failed = False
         self._meta = Meta()
         self._reader: Any = None
+        _reserve(directory.path / READERS_FILE, READERS_BYTES)
         try:
             self._env = lmdb.open(
                 str(directory.path),
@@ -130,7 +137,7 @@ class DurableStorage(StoredState):
         """Entries `first` to `last`, at least one, up to the one that reaches `bytes_max`. Raises Damaged."""
         found: list[Entry] = []
         size = 0
-        with self._read().cursor(db=self._log_table) as cursor:
+        with self._reading(), self._read().cursor(db=self._log_table) as cursor:
             for key, record in cursor.iternext() if cursor.set_key(index_key(first)) else ():
                 entry = decode_entry(key, record)
                 if entry.index != first + len(found):
@@ -145,12 +152,15 @@ class DurableStorage(StoredState):
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key. Raises Damaged."""
-        record = self._read().get(key, db=self._pairs_table)
+        try:
+            record = self._read().get(key, db=self._pairs_table)
+        except lmdb.Error as error:  # not `_reading`: this is called for every write
+            raise Damaged(f"{self._path} cannot be read: {error}") from None
         return None if record is None else unseal(key, record)
 
     def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key <= end in key order; good until the reactor's turn ends. Raises Damaged."""
-        with self._read().cursor(db=self._pairs_table) as cursor:
+        with self._reading(), self._read().cursor(db=self._pairs_table) as cursor:
             if cursor.set_range(start) if start else cursor.first():
                 for key, record in cursor.iternext():
                     if key > end:
@@ -159,8 +169,27 @@ class DurableStorage(StoredState):
 
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """The whole table of sessions, for start-up. Raises Damaged."""
-        with self._env.begin() as txn, txn.cursor(db=self._sessions_table) as cursor:
-            return [(key, unseal(key, record)) for key, record in cursor]
+        with self._env.begin() as txn:
+            return list(self._records(txn, self._sessions_table))
+
+    def _records(self, txn: Any, table: Any) -> Iterator[tuple[bytes, bytes]]:
+        """All of a table. Raises Damaged, also when there are fewer than LMDB has counted: a page that leads to others
+        has no checksum."""
+        count = 0
+        with self._reading(), txn.cursor(db=table) as cursor:
+            for key, record in cursor:
+                count += 1
+                yield key, unseal(key, record)
+        if count != txn.stat(table)["entries"]:
+            raise Damaged(f"{self._path} is damaged: a table has lost a part")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What LMDB finds wrong with its pages is damage."""
+        try:
+            yield
+        except lmdb.Error as error:
+            raise Damaged(f"{self._path} cannot be read: {error}") from None
 
     def end_turn(self) -> None:
         """Let go of the state that was read from: the next reading sees what was committed meanwhile."""
@@ -179,16 +208,18 @@ class DurableStorage(StoredState):
         """Commit a batch and wait until it is on disk. Raises StoreFull, StoreFailed: then what was to be promised on
         the strength of this batch must not be."""
         meta = self._meta_after(batch)
+        removed_max = max(REMOVED_ENTRIES_MAX, 2 * len(batch.entries))
+        first_kept = min(self.snapshot_index + 1, self._first_stored + removed_max)
         with self._commit() as txn:
             if batch.hard_state is not None:
                 txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(batch.hard_state)), db=self._meta_table)
-            self._remove_cut_off(txn)
+            self._remove_cut_off(txn, first_kept)
             self._replace_entries(txn, batch.entries)
             self._change(txn, self._pairs_table, batch.pairs)
             self._change(txn, self._sessions_table, batch.sessions)
             if meta != self._meta:
                 self._put_meta(txn, meta)
-        self._first_stored = self._first_kept()
+        self._first_stored = first_kept
 
     def written(self, batch: Batch) -> None:
         """Take over what a batch changed; to be called on the reactor's thread, after `write`."""
@@ -211,7 +242,7 @@ class DurableStorage(StoredState):
             self._lengthen(self._used_bytes())
         except (lmdb.Error, OSError) as error:
             self._failed = True
-            raise StoreFailed(f"{self._path}: a commit failed: {error}") from error
+            raise StoreFailed(f"{self._path}: a commit failed: {error} ({_room(self._path)})") from error
 
     def _replace_entries(self, txn: Any, entries: tuple[Entry, ...]) -> None:
         if not entries:
@@ -224,19 +255,15 @@ class DurableStorage(StoredState):
                 appended = cursor.put(index_key(entry.index), encode_entry(entry), append=True)
                 assert appended, "entries are written in the order of their indexes"
 
-    def _remove_cut_off(self, txn: Any) -> None:
-        """Remove entries that were cut off by earlier commits."""
-        count = self._first_kept() - self._first_stored
+    def _remove_cut_off(self, txn: Any, first_kept: int) -> None:
+        """Remove entries before `first_kept`, which were cut off by earlier commits."""
+        count = first_kept - self._first_stored
         if count:
             with txn.cursor(db=self._log_table) as cursor:
                 removed = cursor.set_key(index_key(self._first_stored))
                 for _ in range(count):
                     removed = removed and cursor.delete()
                 assert removed, "the log has no gaps"
-
-    def _first_kept(self) -> int:
-        """The first entry that is in the table after the next commit."""
-        return min(self.snapshot_index + 1, self._first_stored + REMOVED_ENTRIES_MAX)
 
     def _change(self, txn: Any, table: Any, changes: Table) -> None:
         for key in sorted(changes):
@@ -374,6 +401,8 @@ class DurableStorage(StoredState):
                 if entry.term < (index.term_of(index.last_index) or 0):
                     raise Damaged(f"{self._path}: the log's terms go back at entry {entry.index}")
                 index.append(entry)
+        if index.last_index - first_stored + 1 != txn.stat(self._log_table)["entries"]:
+            raise Damaged(f"{self._path}: the log has lost a part: it ends at entry {index.last_index}")
         if not meta.snapshot_index <= meta.applied_index <= index.last_index:
             raise Damaged(
                 f"{self._path}: the data goes up to entry {meta.applied_index}, "
@@ -382,10 +411,32 @@ class DurableStorage(StoredState):
         return index, first_stored
 
 
+def _reserve(path: Path, size: int) -> None:
+    """Have room for a file that is written through a map: on a full disk that would end the process by a signal."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.posix_fallocate(file, 0, size)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StoreFailed(f"{path} cannot be made: {error.strerror} ({_room(path.parent)})") from None
+
+
+def _room(path: Path) -> str:
+    """How full the disk is: LMDB calls it an input/output error when only a part of a page found room."""
+    try:
+        disk = os.statvfs(path)
+    except OSError as error:
+        return str(error)
+    return f"its disk has {disk.f_bavail * disk.f_frsize:,} bytes free"
+
+
 class _Source:
     """One LMDB state, for a snapshot."""
 
     def __init__(self, storage: DurableStorage) -> None:
+        self._storage = storage
         self._txn: Any = storage._env.begin()
         meta = decode_meta(storage._sealed(self._txn, _META))
         self._tables = storage._state_tables[meta.generation]
@@ -397,9 +448,7 @@ class _Source:
 
     def records(self, table: int) -> Iterator[tuple[bytes, bytes]]:
         """A table's keys and values."""
-        with self._txn.cursor(db=self._tables[table]) as cursor:
-            for key, record in cursor:
-                yield key, unseal(key, record)
+        return self._storage._records(self._txn, self._tables[table])
 
     def close(self) -> None:
         """Let go of the state."""

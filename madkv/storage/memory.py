@@ -82,6 +82,22 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._live)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be written to a store: nothing does."""
+        return 0
+
+    def freeze(self) -> dict[bytes, bytes | None]:
+        """As an overlay's, when a commit begins. No store beside this one holds the pairs."""
+        return {}
+
+    def thaw(self) -> None:
+        """As an overlay's, when that commit is done."""
+
+    def forget(self) -> None:
+        """As an overlay's, when a snapshot was installed; a replica in memory has no peer to send it one."""
+        raise AssertionError("pairs in memory come from no snapshot")
+
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
         return self._live.get(key)

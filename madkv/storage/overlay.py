@@ -35,7 +35,7 @@ class AppliedPairs:
         self._store = store
         self._filling: SortedDict = SortedDict()  # key -> value, None for a key that was removed
         self._frozen: SortedDict = SortedDict()
-        self.bytes = 0
+        self.waiting_bytes = 0
         """About what the overlay that is being filled takes up."""
 
     def get(self, key: bytes) -> bytes | None:
@@ -85,7 +85,7 @@ class AppliedPairs:
         """All changes since the last time, for a commit that begins now. One at a time."""
         assert not self._frozen, "a commit is under way"
         self._frozen, self._filling = self._filling, SortedDict()
-        self.bytes = 0
+        self.waiting_bytes = 0
         frozen: Table = self._frozen
         return frozen
 
@@ -96,15 +96,15 @@ class AppliedPairs:
     def forget(self) -> None:
         """The store has switched to another state altogether: a snapshot was installed."""
         self._filling, self._frozen = SortedDict(), SortedDict()
-        self.bytes = 0
+        self.waiting_bytes = 0
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         overlay = self._filling
         if key in overlay:
-            self.bytes -= len(overlay[key] or b"")
+            self.waiting_bytes -= len(overlay[key] or b"")
         else:
-            self.bytes += PAIR_OVERHEAD_BYTES + len(key)
-        self.bytes += len(value or b"")
+            self.waiting_bytes += PAIR_OVERHEAD_BYTES + len(key)
+        self.waiting_bytes += len(value or b"")
         overlay[key] = value
 
 

@@ -1,5 +1,7 @@
 """What memory knows of a store: how far it goes, the log's terms and configurations, what a commit makes of them."""
 
+from itertools import pairwise
+
 import attrs
 
 from madkv.raft.configuration import Configuration
@@ -67,13 +69,15 @@ class StoredState:
     def _meta_after(self, batch: Batch) -> Meta:
         """What holds after a batch. What does not fit together is caught here, before it is on disk."""
         meta, last_index = self._meta, self.last_index
-        if batch.entries:
-            indexes = [entry.index for entry in batch.entries]
-            assert meta.applied_index < indexes[0] <= last_index + 1, "the log has no gaps, and keeps what was applied"
-            last_index = indexes[-1]
-            assert indexes == list(range(indexes[0], last_index + 1)), (
+        entries = batch.entries
+        if entries:
+            first, last_index = entries[0].index, entries[-1].index
+            assert meta.applied_index < first <= self.last_index + 1, "the log has no gaps, and keeps what was applied"
+            assert all(entry.index == index for index, entry in enumerate(entries, first)), (
                 "entries are written in the order of their indexes"
             )
+            terms = [self.term_of(first - 1) or 0, *(entry.term for entry in entries)]
+            assert all(before <= after for before, after in pairwise(terms)), "terms never go back in a log"
         if batch.applied_index is not None:
             assert meta.applied_index <= batch.applied_index <= last_index, "the log covers what was applied"
             meta = attrs.evolve(meta, applied_index=batch.applied_index)

@@ -58,7 +58,17 @@ _Arguments = list[tuple[bytes, amp.Argument]]
 _Errors = dict[type[Exception], bytes]
 
 _NOTHING: _Arguments = []
-_REFUSALS: _Errors = {error: error.code for error in (errors.InvalidArgument, errors.Busy, errors.InternalError)}
+_REFUSALS: _Errors = {
+    error: error.code
+    for error in (
+        errors.InvalidArgument,
+        errors.Busy,
+        errors.NotLeader,
+        errors.WrongPartition,
+        errors.Interrupted,
+        errors.InternalError,
+    )
+}
 _SESSION_REFUSALS: _Errors = {error: error.code for error in (errors.UnknownSession, errors.StaleCall)}
 _KEY: _Arguments = [(b"key", amp.String())]
 _VALUE: _Arguments = [(b"value", Blob())]

@@ -12,6 +12,7 @@ import attrs
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, Persist, RaftCore, Ready, ReleasedRead, Role
 from madkv.raft.invariants import GroupHistory, Seen, check_state, check_step
+from madkv.raft.log import TAIL_BYTES_KEPT
 from madkv.raft.messages import (
     AppendReply,
     Entry,
@@ -140,7 +141,9 @@ class Node:
     def __init__(self, group: "Group", who: Member, disk: Disk) -> None:
         self.group = group
         self.disk = disk
-        self.core = RaftCore(who, disk, disk.hard_state, disk.configurations(), disk.snapshot_index, group.draw)
+        self.core = RaftCore(
+            who, disk, disk.hard_state, disk.configurations(), disk.snapshot_index, group.draw, TAIL_BYTES_KEPT
+        )
         self.state = disk.state
         self.states = {disk.snapshot_index: disk.state}
         self.writing: Persist | None = None

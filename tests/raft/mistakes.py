@@ -47,8 +47,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("if self.hard_state != self._saved_hard_state else None\n        if not entries"),
-                ("if self.hard_state.term != self._saved_hard_state.term else None\n        if not entries"),
+                ("if self.hard_state != self._saved_hard_state else None\n        if hard_state is None"),
+                ("if self.hard_state.term != self._saved_hard_state.term else None\n        if hard_state is None"),
             ),
         ],
     ),
@@ -97,13 +97,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("            self._deliver(self._held)\n            return None\n        self"),
-                (
-                    "            self._deliver(self._held)\n"
-                    "            return None\n"
-                    "        self._deliver(self._held)\n"
-                    "        self"
-                ),
+                ("        if not may_take:\n            return None\n"),
+                ("        self._deliver(self._held)\n        if not may_take:\n            return None\n"),
             ),
         ],
     ),
@@ -322,8 +317,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                "if self.applied_index < self.commit_index and self._installing is None:",
-                "if self.applied_index < self.commit_index:",
+                "if self.applied_index >= self.commit_index or self._installing is not None:",
+                "if self.applied_index >= self.commit_index:",
             ),
         ],
     ),

@@ -6,39 +6,17 @@ Prints, for each mistake, the paper tests that fail, or the seed of the random s
 one is caught by neither, or no longer fits the code.
 """
 
-import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+from tests.mutation import go_through, run
 from tests.raft.mistakes import MUTATIONS
 
-ROOT = Path(__file__).resolve().parents[2]
 PAPER_TESTS_SECONDS_MAX = 120
 SCHEDULES_SECONDS_MAX = 300
 SCHEDULES = 2000
 SHOWN = 4
-
-
-def run(copy: Path, *command: str, seconds_max: float) -> str | None:
-    """What a Python module prints when it fails; None when it succeeds. Too long counts as a failure."""
-    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=copy,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=seconds_max,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "it hangs"
-    return done.stdout + done.stderr if done.returncode else None
 
 
 def caught_by(copy: Path) -> str:
@@ -58,32 +36,5 @@ def caught_by(copy: Path) -> str:
     )
 
 
-def main(wanted: list[str]) -> int:
-    """Go through the mistakes; the exit status."""
-    missed = 0
-    with tempfile.TemporaryDirectory(prefix="madkv-mutate-") as directory:
-        copy = Path(directory)
-        for name in ("madkv", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        for name, file, changes in MUTATIONS:
-            if wanted and not any(part in name for part in wanted):
-                continue
-            path = copy / "madkv/raft" / file
-            original = text = path.read_text()
-            for old, new in changes:
-                if text.count(old) != 1:
-                    text = original
-                    break
-                text = text.replace(old, new)
-            path.write_text(text)
-            found = "" if text == original else caught_by(copy)
-            path.write_text(original)
-            missed += not found
-            fits = "NOT CAUGHT" if text != original else "DOES NOT FIT THE CODE ANY MORE"
-            print(f"{name} -> {found or fits}", flush=True)
-    return 1 if missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(go_through(MUTATIONS, "madkv/raft", caught_by, sys.argv[1:]))

@@ -4,7 +4,6 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft import log as log_module
 from madkv.raft.configuration import Configuration
 from madkv.raft.log import RaftLog
 from madkv.raft.messages import Entry
@@ -107,14 +106,15 @@ class RaftLogTest(SynchronousTestCase):
         self.assertEqual(log.stable_index, 4)
 
     def test_memory_is_bounded_by_what_is_not_on_disk(self) -> None:
-        self.patch(log_module, "TAIL_BYTES_KEPT", 200)
         on = disk()
         log = RaftLog(on)
         for index in range(1, 101):
             log.append(entry(index, 1))
             if index % 10 == 0:
                 write(log, on, log.take_unpersisted())
-        self.assertLess(len(log._tail), 5)
+                log.forget(index - 5, 200)
+                self.assertLessEqual(log._tail_first, index - 4, "what is not applied stays")
+        self.assertLess(len(log._tail), 8)
         self.assertEqual(log._tail_bytes, sum(each.size_bytes for each in log._tail))
         self.assertEqual([each.index for each in log.entries(1, 100, BIG)], list(range(1, log._tail_first)))
 
@@ -133,7 +133,7 @@ class RaftLogTest(SynchronousTestCase):
             self.random_log(Random(seed))
 
     def random_log(self, random: Random) -> None:
-        self.patch(log_module, "TAIL_BYTES_KEPT", random.choice([0, 150, 10**6]))
+        bytes_kept = random.choice([0, 150, 10**6])
         on = disk(*[1] * random.randrange(4))
         log = RaftLog(on)
         plain = list(on.log)
@@ -160,6 +160,7 @@ class RaftLogTest(SynchronousTestCase):
                     under_way = []
                 case 5:
                     committed = max(committed, random.randrange(log.stable_index + 1))
+                    log.forget(committed, bytes_kept)
                     durable = [each.term for each in on.log]
                     self.assertLessEqual(log.stable_index, len(durable))
             self.assertEqual(log.last_index, len(plain))

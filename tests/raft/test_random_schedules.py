@@ -11,10 +11,10 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.raft import core as core_module
-from madkv.raft import log as log_module
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import ELECTION_TICKS, Role
 from madkv.raft.messages import Message
+from tests.raft import group as group_module
 from tests.raft.group import ELECTION, Group, Node
 
 SEEDS = 250
@@ -234,7 +234,7 @@ def small(patch: Callable[[object, str, object], object]) -> None:
     patch(core_module, "APPEND_BYTES_MAX", 300)
     patch(core_module, "IN_FLIGHT_BYTES_MAX", 1000)
     patch(core_module, "APPLY_BYTES_MAX", 300)
-    patch(log_module, "TAIL_BYTES_KEPT", 500)
+    patch(group_module, "TAIL_BYTES_KEPT", 500)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Layers(RuleBasedStateMachine):
     @rule()
     def freeze(self) -> None:
         self.frozen = self.applied.freeze()
-        assert self.applied.bytes == 0
+        assert self.applied.waiting_bytes == 0
 
     @precondition(lambda self: self.frozen is not None)
     @rule(done=st.booleans())
@@ -88,7 +88,9 @@ class Layers(RuleBasedStateMachine):
     @invariant()
     def its_size_is_what_it_holds(self) -> None:
         held = self.applied._filling.items()
-        assert self.applied.bytes == sum(PAIR_OVERHEAD_BYTES + len(key) + len(value or b"") for key, value in held)
+        assert self.applied.waiting_bytes == sum(
+            PAIR_OVERHEAD_BYTES + len(key) + len(value or b"") for key, value in held
+        )
 
 
 TestLayers = Layers.TestCase

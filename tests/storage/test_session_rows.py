@@ -24,10 +24,10 @@ class SessionRowsTest(SynchronousTestCase):
         if (key[:1], len(key)) not in ((b"s", 9), (b"r", 17)):
             self.assertRaises(ValueError, rows.split_key, key)
 
-    @given(st.binary(min_size=16, max_size=16), NUMBERS, NUMBERS)
-    def test_sessions(self, client_id: bytes, floor: int, last_write_ms: int) -> None:
-        row = rows.encode_session(client_id, floor, last_write_ms)
-        self.assertEqual(rows.decode_session(row), (client_id, floor, last_write_ms))
+    @given(st.binary(min_size=16, max_size=16), NUMBERS, NUMBERS, st.booleans())
+    def test_sessions(self, client_id: bytes, floor: int, last_write_ms: int, is_used: bool) -> None:
+        row = rows.encode_session(client_id, floor, last_write_ms, is_used)
+        self.assertEqual(rows.decode_session(row), (client_id, floor, last_write_ms, is_used))
         for wrong in (row[:-1], row + b"x", b""):
             self.assertRaises(ValueError, rows.decode_session, wrong)
 

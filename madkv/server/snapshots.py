@@ -1,0 +1,120 @@
+"""Snapshots on their way: a leader's streams to its peers, and the one that a follower is receiving.
+
+One piece of a stream is out at a time. It is repeated until the peer asks for the next one; a peer that says nothing
+for long is given up, and gets a newer snapshot when it is back.
+"""
+
+from collections.abc import Callable
+
+import attrs
+
+from madkv.raft.configuration import Member
+from madkv.raft.core import RaftCore, Role
+from madkv.raft.messages import Message, SnapshotPiece, SnapshotReply
+from madkv.raft.progress import Flow
+from madkv.storage.snapshot import SnapshotHead, SnapshotReader
+
+RESEND_TICKS = 4
+GIVE_UP_TICKS = 100
+"""Ticks without progress after which a piece is sent again, and a stream is given up."""
+
+
+@attrs.define
+class _Stream:
+    reader: SnapshotReader
+    still_ticks: int = 0
+
+
+class SnapshotStreams:
+    """All streams of one leader. Each holds a state of the store open, so none may live for ever."""
+
+    def __init__(
+        self, core: RaftCore, open_snapshot: Callable[[], SnapshotReader], send: Callable[[Message], None]
+    ) -> None:
+        self._core = core
+        self._open_snapshot = open_snapshot
+        self._send = send
+        self._streams: dict[Member, _Stream] = {}
+
+    @property
+    def oldest_index(self) -> int | None:
+        """Where the log that the receivers will ask for next begins; None when there are none."""
+        return min((stream.reader.head.last_index for stream in self._streams.values()), default=None)
+
+    def start(self, to: Member) -> None:
+        """Begin to stream the present state to a peer."""
+        self._end(to)
+        stream = _Stream(self._open_snapshot())
+        self._streams[to] = stream
+        self._core.snapshot_started(to, stream.reader.head.last_index)
+        self._send_piece(to, stream)
+
+    def replied(self, message: SnapshotReply) -> None:
+        """A peer has so much of its snapshot."""
+        stream = self._streams.get(message.sender)
+        if stream is None or not self._is_wanted(message.sender, stream) or message.term != self._core.term:
+            return
+        reader = stream.reader
+        if message.last_index != reader.head.last_index:
+            return
+        if message.offset == reader.offset + len(reader.piece) and not reader.done:
+            reader.next()
+            stream.still_ticks = 0
+            self._send_piece(message.sender, stream)
+        elif message.offset == 0 and reader.offset:
+            self._give_up(message.sender)  # It has lost what it had, and a reader goes forward only.
+
+    def tick(self) -> None:
+        """Time has passed: repeat what may be lost, let go of what is of no use any more."""
+        for to, stream in list(self._streams.items()):
+            if not self._is_wanted(to, stream):
+                self._end(to)
+                continue
+            stream.still_ticks += 1
+            if stream.still_ticks >= GIVE_UP_TICKS:
+                self._give_up(to)
+            elif stream.still_ticks % RESEND_TICKS == 0:
+                self._send_piece(to, stream)
+
+    def close(self) -> None:
+        """End them all."""
+        for to in list(self._streams):
+            self._end(to)
+
+    def _is_wanted(self, to: Member, stream: _Stream) -> bool:
+        progress = self._core.progress.get(to) if self._core.role is Role.LEADER else None
+        return (
+            progress is not None
+            and progress.flow is Flow.SNAPSHOT
+            and progress.snapshot_index == stream.reader.head.last_index
+        )
+
+    def _send_piece(self, to: Member, stream: _Stream) -> None:
+        core, reader, head = self._core, stream.reader, stream.reader.head
+        self._send(
+            SnapshotPiece(
+                sender=core.member,
+                to=to,
+                term=core.term,
+                last_index=head.last_index,
+                last_term=head.last_term,
+                configuration=head.configuration,
+                offset=reader.offset,
+                data=reader.piece,
+                done=reader.done,
+            )
+        )
+
+    def _give_up(self, to: Member) -> None:
+        self._core.snapshot_given_up(to)
+        self._end(to)
+
+    def _end(self, to: Member) -> None:
+        stream = self._streams.pop(to, None)
+        if stream is not None:
+            stream.reader.close()
+
+
+def head_of(piece: SnapshotPiece) -> SnapshotHead:
+    """The snapshot that a piece is of."""
+    return SnapshotHead(piece.last_index, piece.last_term, piece.configuration)

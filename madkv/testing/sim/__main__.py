@@ -1,0 +1,115 @@
+"""Run simulations, or play one again: `python -m madkv.testing.sim run N`, `... replay SEED`."""
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from madkv.testing.options import words
+from madkv.testing.sim.storm import Outcome, Storm, simulate
+from madkv.testing.transcript import Progress
+
+SEEDS_PER_TASK = 5
+FAILURES_SHOWN_MAX = 5
+MUST_HAPPEN = (
+    *("leader", "candidate", "crash", "all crash", "restart", "cut off", "split", "one-way cut", "bad weather"),
+    *("slow disk", "handed over", "ownership", "disk wiped", "disk replaced", "snapshots sent", "snapshots installed"),
+    *("truncations", "retries", "commits lost", "commits done, not told", "messages lost", "messages repeated"),
+    *("sessions lost", "outcomes unknown", "Busy", "Interrupted", "NotLeader", "WrongPartition"),
+)
+"""What a long run must have seen at least once: otherwise it has tested less than it says."""
+
+
+def attempt(seed: int) -> Outcome | tuple[int, str]:
+    """One seed; its outcome, or what went wrong."""
+    try:
+        return simulate(seed)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return seed, f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"
+
+
+def attempt_all(seeds: Sequence[int]) -> list[Outcome | tuple[int, str]]:
+    """Several seeds, one after another."""
+    return [attempt(seed) for seed in seeds]
+
+
+def run(first: int, count: int) -> int:
+    """Run seeds on all cores; 0 when none failed."""
+    began = time.monotonic()
+    progress = Progress()
+    seeds = [range(at, min(at + SEEDS_PER_TASK, first + count)) for at in range(first, first + count, SEEDS_PER_TASK)]
+    outcomes: list[Outcome] = []
+    failures: list[tuple[int, str]] = []
+    with ProcessPoolExecutor() as pool:
+        for future in as_completed([pool.submit(attempt_all, few) for few in seeds]):
+            for each in future.result():
+                if isinstance(each, Outcome):
+                    outcomes.append(each)
+                else:
+                    failures.append(each)
+            progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
+    progress.clear()
+    report(outcomes, time.monotonic() - began)
+    for seed, why in sorted(failures)[:FAILURES_SHOWN_MAX]:
+        print(f"seed {seed} FAILED: {why}\n  play it again: ./justw sim::replay {seed}")
+    missing = sorted(set(MUST_HAPPEN) - set(sum((each.counts for each in outcomes), Counter())))
+    if count >= 1000 and missing:
+        print(f"never happened: {', '.join(missing)}")
+    passed = not failures and not (count >= 1000 and missing)
+    print(f"{count} seeds from {first}: {f'{len(failures)} FAILED' if failures else 'no violation'}")
+    return 0 if passed else 1
+
+
+def report(outcomes: Sequence[Outcome], seconds: float) -> None:
+    """What was exercised."""
+    if not outcomes:
+        return
+    calls, faults = (statistics.median(values) for values in zip(*((o.calls, o.faults) for o in outcomes), strict=True))
+    print(f"{len(outcomes)} simulations in {seconds:.0f} s; medians: {calls:g} calls, {faults:g} faults in each")
+    total = sum((each.counts for each in outcomes), Counter[str]())
+    print("exercised: " + ", ".join(f"{number:,} {kind}" for kind, number in sorted(total.items())))
+
+
+def replay(seed: int) -> int:
+    """Play one seed again and tell what happens; 0 when nothing is wrong."""
+    storm = Storm(seed, keeps_trace=True)
+    failure = None
+    try:
+        storm.run(seed)
+    except Exception as error:
+        failure = error
+    for line in storm.world.trace or ():
+        print(line)
+    if failure is None:
+        print(f"seed {seed}: no violation")
+        return 0
+    traceback.print_exception(failure)
+    print(f"seed {seed} FAILED at {storm.world.now:.4f} s: {failure}")
+    return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(prog="./justw sim::", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run this many seeds on all cores")
+    running.add_argument("count", type=int)
+    running.add_argument("--first", type=int, help="the first seed (default: drawn at random)")
+    replaying = commands.add_parser("replay", help="play one seed again and tell what happens")
+    replaying.add_argument("seed", type=int)
+    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    if options.command == "replay":
+        return replay(options.seed)
+    first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
+    return run(first, options.count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

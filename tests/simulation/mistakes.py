@@ -1,0 +1,245 @@
+"""Mistakes to be put by hand into what lies around the Raft core, each as text to be replaced in one file of madkv/."""
+
+MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
+    # Waiters are told when the leadership is lost, and answered by index and term: one of the two would do.
+    (
+        "waiter answered by index without term",
+        "server/replica.py",
+        [
+            ("is_ours = waiter is not None and waiter.term == entry.term", "is_ours = waiter is not None"),
+            ("        if self._led_term is not None:\n            self._interrupt_waiters()\n", ""),
+            ('        assert index not in self._waiters, "a waiter is told before its index is used again"\n', ""),
+            ("if waiter and is_ours else decode(entry.payload)", "if False else decode(entry.payload)"),
+        ],
+    ),
+    (
+        "a lost leadership told as not executed",
+        "server/replica.py",
+        [
+            (
+                'waiter.answered(Interrupted("the leadership was lost before the outcome was known"))',
+                'waiter.answered(NotLeader("the leadership was lost before the outcome was known"))',
+            )
+        ],
+    ),
+    (
+        "read released before apply",
+        "server/replica.py",
+        [("while self._released and self._released[0].index <= applied:", "while self._released:")],
+    ),
+    (
+        "answered when proposed",
+        "server/replica.py",
+        [
+            (
+                "        self._unwritten_bytes += len(payload)\n        self._wake()\n",
+                "        self._unwritten_bytes += len(payload)\n"
+                "        from madkv.operations import Write\n"
+                "        if isinstance(operation, Write):\n"
+                "            del self._waiters[index]\n"
+                "            answered(False)\n"
+                "        self._wake()\n",
+            )
+        ],
+    ),
+    (
+        "commit that holds what is applied without the entries for it",
+        "server/replica.py",
+        [
+            (
+                "        self._use_disk(ready.persist)\n",
+                "        self._apply_some()\n"
+                "        self._kept = getattr(self, '_kept', None) or ready.persist\n"
+                "        if not self._is_disk_busy:\n"
+                "            kept, self._kept = self._kept, None\n"
+                "            self._use_disk(kept)\n",
+            ),
+            ("takes_persist=not self._is_disk_busy", "takes_persist=True"),
+        ],
+    ),
+    (
+        "applied index without data",
+        "server/replica.py",
+        [("pairs=self._pairs.freeze(),", "pairs={},"), ("            self._pairs.thaw()\n", "            pass\n")],
+    ),
+    (
+        "sessions not written",
+        "server/replica.py",
+        [("sessions=self.state_machine.take_changes(),", "")],
+    ),
+    (
+        "log cut as far as it is applied, not as far as the tables go",
+        "storage/state.py",
+        [
+            ("target = min(wanted, self.applied_index)", "target = min(wanted, self.last_index)"),
+            ('"the log is cut where data covers it"', '"x"'),
+            ("<= batch.compact_to <= self.applied_index", "<= batch.compact_to <= self.last_index"),
+        ],
+    ),
+    (
+        "state in memory kept when a snapshot is installed",
+        "server/replica.py",
+        [("        self._pairs.forget()\n", "")],
+    ),
+    (
+        "sessions in memory kept when a snapshot is installed",
+        "server/replica.py",
+        [
+            (
+                "        self.state_machine.restore(self._storage.sessions(), head.last_index)\n",
+                "        self.state_machine.last_applied = head.last_index\n",
+            )
+        ],
+    ),
+    (
+        "entries of before kept when a snapshot is installed",
+        "server/replica.py",
+        [("        self._to_apply.clear()  # The snapshot", "        # The snapshot")],
+    ),
+    (
+        "sessions missing from a snapshot",
+        "storage/twin.py",
+        [
+            (
+                "        return iter(self._tables[table])\n",
+                "        return iter(self._tables[table] if not table else ())\n",
+            )
+        ],
+    ),
+    (
+        "snapshot index taken from memory",
+        "storage/twin.py",
+        [
+            (
+                "        self.head = SnapshotHead(meta.applied_index, term, meta.applied_configuration)\n",
+                "        import attrs\n"
+                "        if disk.log:\n"
+                "            meta, term = attrs.evolve(meta, applied_index=disk.log[-1].index), disk.log[-1].term\n"
+                "        self.head = SnapshotHead(meta.applied_index, term, meta.applied_configuration)\n",
+            )
+        ],
+    ),
+    (
+        "overlay being committed skipped in reads",
+        "storage/overlay.py",
+        [
+            (
+                "        for overlay in (self._filling, self._frozen):\n            if key in overlay:",
+                "        for overlay in (self._filling,):\n            if key in overlay:",
+            )
+        ],
+    ),
+    (
+        "overlay being committed skipped in scans",
+        "storage/overlay.py",
+        [
+            (
+                "layers = [_Layer(overlay, start, end) for overlay in (self._filling, self._frozen)]",
+                "layers = [_Layer(overlay, start, end) for overlay in (self._filling,)]",
+            )
+        ],
+    ),
+    (
+        "a retry executed again",
+        "sessions.py",
+        [("        record = session.records.get(write.sequence)\n        if", "        record = None\n        if")],
+    ),
+    (
+        "session check at propose instead of apply",
+        "server/replica.py",
+        [
+            (
+                "        self._note_leadership()\n        time_ms = self._now_ms()\n",
+                "        self._note_leadership()\n        time_ms = self._now_ms()\n"
+                "        from madkv.operations import Write\n"
+                "        from madkv.sessions import Record\n"
+                "        import attrs\n"
+                "        if isinstance(operation, Write) and operation.session:\n"
+                "            known = self.state_machine._sessions._find(operation.session)[0]\n"
+                "            record = known and known.records.get(operation.sequence)\n"
+                "            if record is not None:\n"
+                "                answered(record.outcome)\n"
+                "                return\n",
+            ),
+            (
+                "outcome = machine.apply(entry.index, time_ms, operation)",
+                "from madkv.operations import Write\n"
+                "                known = machine._sessions._find(getattr(operation, 'session', 0))[0]\n"
+                "                if isinstance(operation, Write) and known:\n"
+                "                    known.records.pop(operation.sequence, None)\n"
+                "                outcome = machine.apply(entry.index, time_ms, operation)",
+            ),
+        ],
+    ),
+    (
+        "unknown session executed",
+        "state_machine.py",
+        [
+            (
+                "            case refused:\n                return refused\n",
+                "            case refused:\n                return self._execute(write)\n",
+            )
+        ],
+    ),
+    (
+        "number below the floor executed",
+        "sessions.py",
+        [
+            (
+                "        if write.sequence < session.floor:\n",
+                "        if write.sequence < session.floor:\n            return session\n        if False:\n",
+            )
+        ],
+    ),
+    (
+        "ownership checked only at propose",
+        "state_machine.py",
+        [("        refusal = self.misplaced(write.key)\n        if refusal is not None:", "        if False:")],
+    ),
+    (
+        "time goes back",
+        "state_machine.py",
+        [
+            (
+                "        if time_ms > self.time_ms:\n            self.time_ms = time_ms\n",
+                "        if True:\n            self.time_ms = time_ms\n",
+            )
+        ],
+    ),
+    (
+        "retry given a new sequence number",
+        "client/session.py",
+        [
+            (
+                "        call.uncertain = call.sent_in is not None\n",
+                "        if call.sent_in is not None:\n"
+                "            del self._waiting[call.sequence]\n"
+                "            call.sequence = self._next_sequence\n"
+                "            self._next_sequence += 1\n"
+                "            self._waiting[call.sequence] = call\n"
+                "        call.uncertain = call.sent_in is not None\n",
+            )
+        ],
+    ),
+    (
+        "a refused attempt taken for proof that none was executed",
+        "client/session.py",
+        [("        if not call.uncertain:\n            call.sent_in = None\n", "        call.sent_in = None\n")],
+    ),
+    (
+        "amnesiac member votes",
+        "testing/sim/group.py",
+        [("        self.member = Member(self.number, bytes([self.number, generation]) * 8)\n\n", "\n")],
+    ),
+    (
+        "commit told before it is on the disk",
+        "testing/sim/world.py",
+        [
+            (
+                "        self._under_way = work, done, self._world.later(delay, self._finish)\n",
+                "        self._under_way = work, lambda result: None, self._world.later(delay, self._finish)\n"
+                "        self._world.later(0.0001, done, None)\n",
+            )
+        ],
+    ),
+]
