@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import attrs
 
+from madkv.limits import SESSION_SECONDS
 from madkv.operations import Own
 from madkv.raft.configuration import Configuration
 from madkv.ranges import EVERYTHING, KeyRange, Ownership
@@ -135,6 +136,7 @@ class Storm:
             (self._hand_over, 2),
             (self._change_ownership, 1),
             (self._wipe_a_disk, 1),
+            (self._hours_pass, 1),
         )
         fault = chance.choices([each for each, _ in faults], [weight for _, weight in faults])[0]
         fault()
@@ -216,6 +218,12 @@ class Storm:
             to = self.world.chance.choice(self.group.machines).member
             if leader.replica.core.transfer_leadership(to):
                 self._struck("handed over", f"{leader.member} to {to}")
+
+    def _hours_pass(self) -> None:
+        """On the machine that leads, mostly: then every session has expired."""
+        machine = self.group.leader or self.world.chance.choice(self.group.machines)
+        self._struck("hours pass", str(machine.member))
+        machine.clock.jump(2 * SESSION_SECONDS)
 
     def _change_ownership(self) -> None:
         """For a while the group does not own what lies behind a key."""

@@ -94,6 +94,10 @@ class LocalClock:
         self._offset = world.chance.uniform(0, 1e6)
         self._rate = world.chance.uniform(0.9, 1.1)
 
+    def jump(self, seconds: float) -> None:
+        """Time passes that nobody noticed: the machine was asleep."""
+        self._offset += seconds
+
     def seconds(self) -> float:
         """This machine's monotonic time."""
         return self._offset + self._world.now * self._rate
