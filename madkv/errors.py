@@ -32,11 +32,27 @@ class NotLeader(Refused):
 
     code = b"NOT_LEADER"
 
+    def __init__(self, description: str, leader: int | None = None) -> None:
+        super().__init__(description)
+        self.leader = leader
+        """The number of the replica that leads, as far as is known."""
+
 
 class WrongPartition(Refused):
     """The key belongs to another group now. Not executed; look for its place in the partition map."""
 
     code = b"WRONG_PARTITION"
+
+    def __init__(self, description: str, epoch: int = 0) -> None:
+        super().__init__(description)
+        self.epoch = epoch
+        """That of the map by which this was found: an older map is of no use."""
+
+
+class Rejected(MadKVError):
+    """A set-up or a request that does not fit this cluster. Final: another try will not help."""
+
+    code = b"REFUSED"
 
 
 class Interrupted(MadKVError):
@@ -98,6 +114,7 @@ WIRE_ERRORS: tuple[type[MadKVError], ...] = (
     ScanExpired,
     VersionMismatch,
     InternalError,
+    Rejected,
 )
 _BY_CODE = {error.code: error for error in WIRE_ERRORS}
 

@@ -21,6 +21,21 @@ BOX_FIELDS_MAX = 128
 BOX_SECONDS_MAX = 30.0
 """How long a box may stay half received before its connection is closed."""
 
+# --- Peers -----------------------------------------------------------------------------------------------------------
+PEER_BOX_BYTES_MAX = 4 * MIB
+"""One whole box between replicas: a mebibyte of entries or of a snapshot, and the one that reached it."""
+PEER_BUFFER_BYTES_MAX = 16 * MIB
+"""What may wait to be sent to one peer; beyond it messages are dropped."""
+PEER_CONNECT_SECONDS_MAX = 1.0
+PEER_HELLO_SECONDS_MAX = 2.0
+"""How long one attempt to connect to a peer may take, and then its answer to PeerHello."""
+PEER_UNACKNOWLEDGED_SECONDS_MAX = 2.0
+"""What was sent and has not reached the peer's machine in this time ends the connection, and another is tried."""
+PEER_REFUSALS_KEPT = 16
+"""Lines about peers that were refused that are remembered, so that each is logged once."""
+STRANGER_SECONDS_MAX = 10.0
+"""How long a connection to a replica may stay without saying who it is."""
+
 # --- Scans -----------------------------------------------------------------------------------------------------------
 SCAN_PAGE_BYTES = 256 * KIB
 """A page ends with the pair that reaches this many bytes, so it is at most this plus one pair."""
@@ -42,15 +57,26 @@ CALLS_MAX = 16_384
 CALL_BYTES_MAX = 256 * MIB
 """Calls accepted and not yet answered in all, in number and request bytes; beyond it a call is answered Busy."""
 
+# --- A cluster -------------------------------------------------------------------------------------------------------
+REPLICAS_MAX = 9
+"""Replicas of one group, managers or servers."""
+PARTITIONS_MAX = 50
+
 # --- The replica ------------------------------------------------------------------------------------------------------
 UNCOMMITTED_BYTES_MAX = 64 * MIB
 """Proposals of a leader that are not committed yet; beyond it a call is answered Busy."""
 FLUSH_BYTES = 4 * MIB
 FLUSH_ENTRIES = 4096
-"""What was applied goes to the tables with a commit once it is this much; a restart applies at most that again."""
+FLUSH_ROWS = 20_000
+"""What was applied goes to the tables with a commit once it is this much: bytes of pairs, entries, or rows of sessions
+that changed. A restart applies at most that again."""
 LOG_BYTES_KEPT = 64 * MIB
 LOG_ENTRIES_KEPT = 100_000
 """The log is cut so that about this much stays for followers that are behind."""
+LOG_BYTES_HELD_MAX = 1024 * MIB
+"""What stays at most for followers that answer and need it: those that are streamed a snapshot or catch up after it. A
+stream that would need more is given up: so long it holds the store's pages, too, and most of all its receiver is slower
+than calls come."""
 
 # --- Sessions --------------------------------------------------------------------------------------------------------
 SESSIONS_MAX = 100_000
@@ -63,6 +89,9 @@ SESSION_OWN_RECORD_BYTES_MAX = 8 * MIB
 """Recorded answers of one session. Beyond it only its oldest call is executed, others are answered Busy."""
 SESSIONS_PER_CONNECTION_MAX = 64
 """Sessions that one connection may open."""
+SESSION_ROWS_EXPIRED_MAX = 1000
+"""Sessions and records that one entry lets expire, and those whose last write was at the same millisecond as the last
+of them: all sessions may have expired when a machine wakes up, and none may wait for that."""
 SESSION_SECONDS = 3600.0
 """The life of a session after its last write, in the time that entries carry."""
 SESSION_UNUSED_SECONDS = 60.0
@@ -73,6 +102,9 @@ CONNECT_SECONDS_MAX = 2.0
 TRY_SECONDS_MAX = 5.0
 """How long an attempt of a call waits for a byte of its answer; then the connection is given up and the same call is
 tried again. A large call gets more, by the next bound."""
+FIRST_TRY_SECONDS = 1.5
+"""The same in a cluster, where another replica may answer, for a first attempt; after a vain one it doubles up to
+TRY_SECONDS_MAX, so that a server that is merely slow is not asked for ever."""
 SLOWEST_BYTES_PER_SECOND = 64 * KIB
 """A link that carries less than this may see large calls start over and over."""
 RETRY_SECONDS_MIN = 0.05
@@ -90,5 +122,8 @@ assert PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= BOX_BYTES_MAX
 assert PAGE_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
 assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MAX
 assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
-assert RETRY_SECONDS_MAX < TRY_SECONDS_MAX < SESSION_UNUSED_SECONDS < SESSION_SECONDS
+assert LOG_BYTES_KEPT < LOG_BYTES_HELD_MAX
+assert PEER_BOX_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
+assert PEER_CONNECT_SECONDS_MAX <= RETRY_SECONDS_MAX, "a peer that can be reached again is found within about this"
+assert RETRY_SECONDS_MAX < FIRST_TRY_SECONDS <= TRY_SECONDS_MAX < SESSION_UNUSED_SECONDS < SESSION_SECONDS
 assert SCAN_PAGE_PAIRS <= SCAN_PAGE_KEYS_WALKED

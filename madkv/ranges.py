@@ -39,6 +39,16 @@ class Ownership:
         at = bisect_right(self._starts, key) - 1
         return self.ranges[at] if at >= 0 and key in self.ranges[at] else None
 
+    def stretch_of(self, key: bytes) -> KeyRange | None:
+        """As `range_of`, joined with the ranges that follow without a gap."""
+        at = bisect_right(self._starts, key) - 1
+        if at < 0 or key not in self.ranges[at]:
+            return None
+        last = at
+        while last + 1 < len(self.ranges) and self.ranges[last].end == self.ranges[last + 1].start:
+            last += 1
+        return KeyRange(self.ranges[at].start, self.ranges[last].end)
+
     def encode(self) -> bytes:
         """Epoch, number of ranges, and each range's two ends."""
         parts = [_HEAD.pack(self.epoch, len(self.ranges))]
@@ -67,4 +77,6 @@ class Ownership:
 
 
 EVERYTHING = Ownership(0, (KeyRange(),))
-"""What a group owns while nothing else was said."""
+"""What a group owns that is the whole store."""
+NOTHING = Ownership(0, ())
+"""What a group of a cluster owns until it was said in its log."""

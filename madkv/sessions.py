@@ -18,6 +18,7 @@ from madkv.limits import (
     SESSION_CALLS_MAX,
     SESSION_OWN_RECORD_BYTES_MAX,
     SESSION_RECORD_BYTES_MAX,
+    SESSION_ROWS_EXPIRED_MAX,
     SESSION_SECONDS,
     SESSION_UNUSED_SECONDS,
     SESSIONS_MAX,
@@ -63,6 +64,45 @@ class Session:
     record_bytes: int = 0
 
 
+@attrs.frozen
+class Tables:
+    """All sessions as `Sessions` keeps them, apart from it: made of rows on any thread, taken over by `restore`."""
+
+    unused: OrderedDict[int, Session]
+    by_index: OrderedDict[int, Session]
+    index_of: dict[bytes, int]
+    record_bytes: int
+
+    @staticmethod
+    def of(rows: Iterable[tuple[bytes, bytes]]) -> "Tables":
+        """By the rows of a whole table. Raises ValueError for what is none."""
+        sessions: dict[int, tuple[Session, bool]] = {}
+        records: list[tuple[int, int, Record]] = []
+        for key, row in rows:
+            index, sequence = split_key(key)
+            if sequence is None:
+                client_id, floor, last_write_ms, is_used = decode_session(row)
+                sessions[index] = Session(client_id, floor, last_write_ms), is_used
+            else:
+                records.append((index, sequence, Record(*decode_record(row))))
+        unused: OrderedDict[int, Session] = OrderedDict()
+        by_index: OrderedDict[int, Session] = OrderedDict()
+        index_of: dict[bytes, int] = {}
+        # Those of one time expire together, so their order among themselves does not matter.
+        for index, (session, is_used) in sorted(sessions.items(), key=lambda each: each[1][0].last_write_ms):
+            (by_index if is_used else unused)[index] = session
+            index_of[session.client_id] = index
+        record_bytes = 0
+        for index, sequence, record in records:
+            if index not in sessions:
+                raise ValueError(f"a record of session {index}, which is not there")
+            session = sessions[index][0]
+            session.records[sequence] = record
+            session.record_bytes += record.size_bytes
+            record_bytes += record.size_bytes
+        return Tables(unused, by_index, index_of, record_bytes)
+
+
 class Sessions:
     """All sessions of one group, bounded in number, in calls each, and in bytes of records together."""
 
@@ -72,9 +112,11 @@ class Sessions:
         sessions_max: int = SESSIONS_MAX,
         record_bytes_max: int = SESSION_RECORD_BYTES_MAX,
         life_seconds: float = SESSION_SECONDS,
+        rows_expired_max: int = SESSION_ROWS_EXPIRED_MAX,
     ) -> None:
         self._sessions_max = sessions_max
         self._record_bytes_max = record_bytes_max
+        self._rows_expired_max = rows_expired_max
         self._life_ms = int(life_seconds * 1000)
         self._unused_life_ms = min(self._life_ms, int(SESSION_UNUSED_SECONDS * 1000))
         # Both in the order of `last_write_ms`: whoever has been idle for longest comes first.
@@ -90,12 +132,20 @@ class Sessions:
         return len(self._by_index) + len(self._unused)
 
     def expire(self, now_ms: int) -> None:
-        """Forget sessions that made no write for a session's life, and sooner those that never made one."""
+        """Forget sessions that made no write for a session's life, and sooner those that never made one.
+
+        Not too many at once; the others go at later times. Those of one time go together: what order they have among
+        themselves is not part of the state, and another replica may have another.
+        """
+        rows_left = self._rows_expired_max
         for sessions, life_ms in ((self._unused, self._unused_life_ms), (self._by_index, self._life_ms)):
+            last_ms = -1
             while sessions:
                 index, session = next(iter(sessions.items()))
-                if session.last_write_ms + life_ms >= now_ms:
+                if session.last_write_ms + life_ms >= now_ms or (rows_left <= 0 and session.last_write_ms != last_ms):
                     break
+                last_ms = session.last_write_ms
+                rows_left -= 1 + len(session.records)
                 self.close(index)
 
     def open(self, client_id: bytes, index: int, now_ms: int) -> int | Busy:
@@ -160,6 +210,11 @@ class Sessions:
         self.record_bytes += size_bytes
         self._changed_records.add((write.session, write.sequence))
 
+    @property
+    def changed_rows(self) -> int:
+        """How many rows `take_changes` would give."""
+        return len(self._changed) + len(self._changed_records)
+
     def take_changes(self) -> dict[bytes, bytes | None]:
         """The rows that differ from when this was last called; None for one that is gone."""
         rows: dict[bytes, bytes | None] = {}
@@ -177,30 +232,10 @@ class Sessions:
         self._changed, self._changed_records = set(), set()
         return rows
 
-    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take the place of everything here, by the rows of a whole table. Raises ValueError for what is none."""
-        self._unused, self._by_index, self._index_of, self.record_bytes = OrderedDict(), OrderedDict(), {}, 0
+    def restore(self, tables: "Tables") -> None:
+        """Take the place of everything here."""
+        self._unused, self._by_index, self._index_of, self.record_bytes = attrs.astuple(tables, recurse=False)
         self._changed, self._changed_records = set(), set()
-        sessions: dict[int, tuple[Session, bool]] = {}
-        records: list[tuple[int, int, Record]] = []
-        for key, row in rows:
-            index, sequence = split_key(key)
-            if sequence is None:
-                client_id, floor, last_write_ms, is_used = decode_session(row)
-                sessions[index] = Session(client_id, floor, last_write_ms), is_used
-            else:
-                records.append((index, sequence, Record(*decode_record(row))))
-        # Those of one time expire together, so their order among themselves does not matter.
-        for index, (session, is_used) in sorted(sessions.items(), key=lambda each: each[1][0].last_write_ms):
-            (self._by_index if is_used else self._unused)[index] = session
-            self._index_of[session.client_id] = index
-        for index, sequence, record in records:
-            if index not in sessions:
-                raise ValueError(f"a record of session {index}, which is not there")
-            session = sessions[index][0]
-            session.records[sequence] = record
-            session.record_bytes += record.size_bytes
-            self.record_bytes += record.size_bytes
 
     def _find(self, index: int) -> tuple[Session | None, bool]:
         """A session, and whether a write was made in it."""

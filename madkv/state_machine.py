@@ -11,7 +11,10 @@ from madkv.errors import WrongPartition
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Own, Write, WriteKind
 from madkv.ranges import EVERYTHING, Ownership
 from madkv.session_rows import OWNERSHIP_KEY, TIME_KEY, decode_time, encode_time
-from madkv.sessions import Record, Session, Sessions
+from madkv.sessions import Record, Session, Sessions, Tables
+
+Decoded = tuple[Tables, int, Ownership]
+"""Sessions, time and ownership."""
 
 
 class Pairs(Protocol):
@@ -30,11 +33,13 @@ class Pairs(Protocol):
 class StateMachine:
     """Pairs, sessions and ownership of one group, changed by `apply` alone."""
 
-    def __init__(self, pairs: Pairs, sessions: Sessions | None = None) -> None:
+    def __init__(self, pairs: Pairs, sessions: Sessions | None = None, first_ownership: Ownership = EVERYTHING) -> None:
+        """`first_ownership` holds until an operation says otherwise."""
         self._pairs = pairs
         self._sessions = Sessions() if sessions is None else sessions
         self._ownership_changed = False
-        self.ownership = EVERYTHING
+        self._first_ownership = first_ownership
+        self.ownership = first_ownership
         """What the group owns, as of `last_applied`."""
         self.time_ms = 0
         """The group's time: the latest that an applied operation carried. It never goes back."""
@@ -73,7 +78,8 @@ class StateMachine:
         """The refusal of a call about a key that this group does not own, as of `last_applied`."""
         if self.ownership is EVERYTHING or self.ownership.range_of(key) is not None:
             return None
-        return WrongPartition(f"not a key of this group, as of epoch {self.ownership.epoch}")
+        epoch = self.ownership.epoch
+        return WrongPartition(f"not a key of this group, as of epoch {epoch}", epoch)
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Rows of everything but the pairs that differ from when this was last called; None for one that is gone."""
@@ -84,13 +90,26 @@ class StateMachine:
             self._ownership_changed = False
         return rows
 
-    def restore(self, rows: Iterable[tuple[bytes, bytes]], last_applied: int) -> None:
-        """Take up a state from its rows; the pairs are there. Raises ValueError for what is none."""
+    @property
+    def changed_rows(self) -> int:
+        """About how many rows `take_changes` would give."""
+        return self._sessions.changed_rows
+
+    def decode_rows(self, rows: Iterable[tuple[bytes, bytes]]) -> Decoded:
+        """A state, apart from this one and for its `restore`. May be called on any thread: there may be many rows.
+
+        Raises ValueError for what is none.
+        """
         table = dict(rows)
         time_row, ownership_row = table.pop(TIME_KEY, None), table.pop(OWNERSHIP_KEY, None)
-        self._sessions.restore(table.items())
-        self.time_ms = 0 if time_row is None else decode_time(time_row)
-        self.ownership = EVERYTHING if ownership_row is None else Ownership.decode(ownership_row)
+        time_ms = 0 if time_row is None else decode_time(time_row)
+        ownership = self._first_ownership if ownership_row is None else Ownership.decode(ownership_row)
+        return Tables.of(table.items()), time_ms, ownership
+
+    def restore(self, decoded: Decoded, last_applied: int) -> None:
+        """Take up a state; the pairs are there."""
+        tables, self.time_ms, self.ownership = decoded
+        self._sessions.restore(tables)
         self._ownership_changed = False
         self.last_applied = last_applied
 

@@ -222,3 +222,41 @@ class SessionsTest(SynchronousTestCase):
         self.sessions.open(ALICE, 2, 9000)
         self.sessions.expire(LIFE_MS + 1)
         self.assertEqual(len(self.sessions), 1)
+
+    def test_not_too_many_expire_at_once(self) -> None:
+        """All may have when a machine wakes up. The rest goes at later times, and does so everywhere."""
+        sessions = Sessions(life_seconds=LIFE_SECONDS, rows_expired_max=10)
+        for number in range(1, 101):
+            sessions.open(b"%016d" % number, number, number)
+        left = []
+        for late_ms in range(12):
+            sessions.expire(2 * LIFE_MS + late_ms)
+            left.append(len(sessions))
+        self.assertEqual(left, [90, 80, 70, 60, 50, 40, 30, 20, 10, 0, 0, 0])
+
+    def test_records_count_when_sessions_expire(self) -> None:
+        sessions = Sessions(life_seconds=LIFE_SECONDS, rows_expired_max=10)
+        for index in range(1, 7):
+            sessions.open(b"%016d" % index, index, index)
+            for sequence in range(1, 6):
+                session = sessions.admit(put(index, sequence), index)
+                assert isinstance(session, Session)
+                sessions.record(session, put(index, sequence), True)
+        sessions.take_changes()
+        sessions.expire(2 * LIFE_MS)
+        self.assertEqual((len(sessions), sessions.changed_rows), (4, 12))
+
+    def test_those_of_one_time_expire_together(self) -> None:
+        """Their order may differ between a replica that has run on and one that has restored its state."""
+        indexes = [*range(1, 21)]
+        expired = []
+        for touched_first in (1, 20):
+            sessions = Sessions(life_seconds=LIFE_SECONDS, rows_expired_max=5)
+            for index in indexes:
+                sessions.open(b"%016d" % index, index, 0 if index < 4 else 1)
+            # The same state, come to in another order.
+            sessions._unused.move_to_end(touched_first if touched_first > 3 else 4)
+            sessions.expire(2 * LIFE_MS)
+            expired.append({index for index in indexes if sessions._find(index)[0] is None})
+        self.assertEqual(expired[0], expired[1])
+        self.assertEqual(expired[0], set(indexes))

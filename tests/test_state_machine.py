@@ -119,6 +119,17 @@ class StateMachineTest(SynchronousTestCase):
         self.assertEqual(self.sessions.record_bytes, 0)
         self.assertNotEqual(self.open(), session)
 
+    def test_time_does_not_go_back(self) -> None:
+        """A new leader may say an earlier one: a write at that time keeps its session as long as any other."""
+        session = self.open()
+        self.now_ms = 10_000
+        self.apply(Write(PUT, b"k", b"v"))
+        self.now_ms = 5_000
+        self.assertIs(self.apply(Write(PUT, b"k", b"v", session, 1, 1)), True)
+        self.assertEqual(self.machine.time_ms, 10_000)
+        self.now_ms = 20_000
+        self.assertIs(self.apply(Write(PUT, b"k", b"v", session, 2, 1)), True)
+
     def test_an_operation_out_of_turn_stops(self) -> None:
         self.apply(Write(PUT, b"k", b"v"))
         for index in (0, 1, 3):

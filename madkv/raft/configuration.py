@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import attrs
 
@@ -11,15 +12,23 @@ _REPLICA = struct.Struct(">H")
 _VERSION = 1
 
 
-@attrs.frozen(order=True, cache_hash=True)
-class Member:
-    """A replica on one disk. A replica that comes back on a blank disk is another member: it remembers no vote."""
+class Member(NamedTuple):
+    """A replica on one disk. A replica that comes back on a blank disk is another member: it remembers no vote.
+
+    (A tuple, since it is compared or looked up with every message, and Python compares tuples without running code.)
+    """
 
     replica: int
     disk: bytes
 
     def __str__(self) -> str:
         return f"{self.replica}/{self.disk.hex()[:4]}"
+
+
+def quorum_value(reached: list[int]) -> int:
+    """The largest number that a majority has reached; `reached`, which this sorts, has one for each voter."""
+    reached.sort(reverse=True)
+    return reached[len(reached) // 2] if reached else 0
 
 
 @attrs.frozen
@@ -29,24 +38,16 @@ class Configuration:
     voters: frozenset[Member]
     learners: frozenset[Member] = frozenset()
 
+    members: frozenset[Member] = attrs.field(init=False, eq=False, repr=False)
+    """Everybody who receives the log."""
+
     def __attrs_post_init__(self) -> None:
         assert not self.voters & self.learners
-
-    @property
-    def members(self) -> frozenset[Member]:
-        """Everybody who receives the log."""
-        return self.voters | self.learners
+        object.__setattr__(self, "members", self.voters | self.learners)
 
     def is_quorum(self, members: Iterable[Member]) -> bool:
         """Whether these hold a majority of the voters."""
         return 2 * len(self.voters.intersection(members)) > len(self.voters)
-
-    def quorum_value(self, values: dict[Member, int]) -> int:
-        """The largest number that a majority of the voters has reached; a voter without one counts as 0."""
-        if len(self.voters) < 2:
-            return max((values.get(voter, 0) for voter in self.voters), default=0)
-        reached = sorted((values.get(voter, 0) for voter in self.voters), reverse=True)
-        return reached[len(self.voters) // 2]
 
     def differs_by_one_voter(self, other: "Configuration") -> bool:
         """Whether any majority of the one shares a voter with any majority of the other (dissertation, section 4.1)."""

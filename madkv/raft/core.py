@@ -15,14 +15,15 @@ what makes it refuse. Roles change only in the `_become_` functions.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from typing import Any
 
 import attrs
 
-from madkv.raft.configuration import Configuration, Member
-from madkv.raft.log import TAIL_BYTES_KEPT, LogReader, RaftLog
+from madkv.raft.bounds import USUAL, Bounds
+from madkv.raft.configuration import Configuration, Member, quorum_value
+from madkv.raft.log import LogReader, RaftLog
 from madkv.raft.messages import (
     Append,
     AppendRefusal,
@@ -46,12 +47,12 @@ from madkv.raft.progress import Flow, Progress
 ELECTION_TICKS = 10
 """The shortest election time-out; each one is drawn from this to twice this, less one."""
 HEARTBEAT_TICKS = 2
-APPEND_BYTES_MAX = 1024 * 1024
-IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
-APPLY_BYTES_MAX = 1024 * 1024
-"""Bounds of one Append, of what is on its way to one peer, and of the entries in one Ready."""
+STALLED_TICKS = 2 * ELECTION_TICKS
+"""A disk that has had something to do and done nothing for so long hangs: its replica should not lead."""
 
 assert HEARTBEAT_TICKS * 3 <= ELECTION_TICKS
+
+_NOTHING: Sequence[Any] = ()
 
 
 class Role(Enum):
@@ -72,7 +73,7 @@ class Persist:
     number: int
 
 
-@attrs.frozen
+@attrs.define
 class ReleasedRead:
     """A read that may be answered once everything up to `index` is applied."""
 
@@ -84,14 +85,14 @@ class ReleasedRead:
 class Ready:
     """What is to be done now. `refused_reads` are to be tried again, elsewhere or later."""
 
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
     persist: Persist | None
-    committed: tuple[Entry, ...]
-    reads: tuple[ReleasedRead, ...]
-    refused_reads: tuple[Hashable, ...]
-    snapshots_wanted: tuple[Member, ...]
+    committed: Sequence[Entry]
+    reads: Sequence[ReleasedRead]
+    refused_reads: Sequence[Hashable]
+    snapshots_wanted: Sequence[Member]
     """Peers that need the snapshot: call `snapshot_started` once one is at hand."""
-    pieces: tuple[SnapshotPiece, ...]
+    pieces: Sequence[SnapshotPiece]
     """Pieces of a snapshot from this term's leader, for the storage to stage; the last one, to install."""
 
     def __bool__(self) -> bool:
@@ -123,27 +124,33 @@ class RaftCore:
         configurations: list[tuple[int, Configuration]],
         applied_index: int,
         draw: Callable[[int], int],
-        tail_bytes_kept: int = TAIL_BYTES_KEPT,
+        bounds: Bounds = USUAL,
     ) -> None:
         """Take up where the disk left off.
 
         `configurations` are those in the log and, first, the one that held at the snapshot or at the start, with their
         indexes. `draw(n)` gives a number from 0 to n - 1; elections are spread by it.
-        So many bytes of entries stay in memory for followers when they are on the disk.
         """
         self.member = member
         self.log = RaftLog(reader)
         self.hard_state = hard_state
+        self.term = hard_state.term
+        """The current term."""
         self.role = Role.FOLLOWER
         self.leader: Member | None = None
+        self.led_term: int | None = None
+        """The current term, as long as this replica leads it."""
         self.commit_index = max(applied_index, reader.snapshot_index)
         assert self.commit_index <= self.log.last_index, "a disk that has applied what its log does not hold"
         self.applied_index = self.commit_index
         """Up to there entries have been handed out in a Ready."""
         self.progress: dict[Member, Progress] = {}
+        self._voting: list[Progress] = []  # as leader: those in `progress` who have a vote
         self._configurations = list(configurations)
+        self._note_configuration()
         self._draw = draw
-        self._tail_bytes_kept = tail_bytes_kept
+        self._bounds = bounds
+        self._ticks = 0
         self._elapsed = 0
         self._heartbeat_elapsed = 0
         self._timeout = self._draw_timeout()
@@ -151,6 +158,12 @@ class RaftCore:
         self._term_start_index = 0  # as leader: the index of its no-op
         self._transfer_to: Member | None = None
         self._transfer_elapsed = 0
+        # Sending entries: how much more this Ready may carry, and who is first in the next one.
+        self._entries_left = 0
+        self._bytes_left = 0
+        self._served_next: Member | None = None
+        self.has_more_to_send = False
+        """Whether the last Ready may not have carried all that may be sent: ask for another one soon."""
         # Going out.
         self._now: list[Message] = []
         self._held: list[Message] = []  # wait for the next persist to be taken, and then for it to be done
@@ -158,6 +171,7 @@ class RaftCore:
         self._saved_hard_state = hard_state
         self._persisting: Persist | None = None
         self._persist_number = 0
+        self._stalled_ticks = 0  # since the disk last did something, while it has something to do
         self._snapshots_wanted: list[Member] = []
         self._pieces: list[SnapshotPiece] = []
         self._installing: tuple[int, int] | None = None  # (index, term) of the snapshot that the disk switches to
@@ -172,30 +186,29 @@ class RaftCore:
     # --- What can be asked ------------------------------------------------------------------------------------------
 
     @property
-    def term(self) -> int:
-        """The current term."""
-        return self.hard_state.term
-
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration in the log."""
-        return self._configurations[-1][1]
-
-    @property
     def last_configuration_index(self) -> int:
         """Where that one stands in the log, or where the log begins."""
         return self._configurations[-1][0]
 
     @property
-    def is_voter(self) -> bool:
-        """Whether this very member, on this very disk, has a vote."""
-        return self.member in self.configuration.voters
+    def index_to_keep(self) -> int | None:
+        """Up to where the log may go, by what those peers will ask for that answer; None when none of them needs it."""
+        first = self.log.first_index
+        needed = [
+            progress.snapshot_index if progress.flow is Flow.SNAPSHOT else progress.match_index
+            for progress in self.progress.values()
+            if self._is_active(progress)
+        ]
+        return min((index for index in needed if index + 1 >= first), default=None)
 
     # --- Time -------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """One unit of time has passed: a tenth of the shortest election time-out."""
+        self._ticks += 1
         self._elapsed += 1
+        has_work = self.log.taken_index < self.log.last_index or self.hard_state != self._saved_hard_state
+        self._stalled_ticks = self._stalled_ticks + 1 if has_work or self._persisting is not None else 0
         if self.role is Role.LEADER:
             self._tick_leader()
         elif self._elapsed >= self._timeout:
@@ -211,24 +224,46 @@ class RaftCore:
         if self._elapsed >= ELECTION_TICKS:
             self._elapsed = 0
             self._check_quorum()
+        if self._stalled_ticks >= STALLED_TICKS:
+            self._let_another_lead()
         if self.role is not Role.LEADER:
             return
         self._heartbeat_elapsed += 1
         if self._heartbeat_elapsed >= HEARTBEAT_TICKS:
             self._heartbeat_elapsed = 0
             for to, progress in self.progress.items():
-                if progress.is_active:
+                if self._is_active(progress):
                     self._ask_again(to, progress)
             self._send_heartbeats()
 
     def _check_quorum(self) -> None:
         """A leader that hears from no majority steps down: its clients may find a better one (section 6.2 there)."""
-        active = {member for member, progress in self.progress.items() if progress.is_active}
-        if not self.configuration.is_quorum(active | {self.member}):
+        if not self.configuration.is_quorum({*self._active_peers(), self.member}):
             self._become_follower(self.term, None)
+
+    def _is_active(self, progress: Progress) -> bool:
+        """Whether this peer has said anything lately."""
+        return self._ticks - progress.heard_tick <= ELECTION_TICKS
+
+    def _active_peers(self) -> list[Member]:
+        return [member for member, progress in self.progress.items() if self._is_active(progress)]
+
+    def _let_another_lead(self) -> None:
+        """This leader's disk hangs. It could go on for ever: heartbeats need no disk, and others' may commit.
+
+        Only if the others can elect one without its vote: else nothing is won. It does not campaign again before its
+        disk has moved.
+        """
+        if not self.configuration.is_quorum(self._active_peers()):
             return
-        for progress in self.progress.values():
-            progress.is_active = False
+        if self._stalled_ticks >= STALLED_TICKS + ELECTION_TICKS:
+            self._become_follower(self.term, None)
+        elif self._transfer_to is None:
+            self.hand_over()
+
+    def disk_moved(self) -> None:
+        """The disk has done a piece of work, of whatever kind: it does not hang."""
+        self._stalled_ticks = 0
 
     def _draw_timeout(self) -> int:
         return ELECTION_TICKS + self._draw(ELECTION_TICKS)
@@ -266,13 +301,23 @@ class RaftCore:
             self._reads_waiting.append(request)
 
     def transfer_leadership(self, to: Member) -> bool:
-        """Hand over to a voter (dissertation, section 3.10); False when it cannot begin. Proposals wait meanwhile."""
-        if self.role is not Role.LEADER or to == self.member or to not in self.configuration.voters:
+        """Hand over to a voter that answers (dissertation, section 3.10); False when it cannot begin.
+
+        No proposals are taken meanwhile.
+        """
+        progress = self.progress.get(to)
+        if progress is None or not self._is_active(progress) or to not in self.configuration.voters:
             return False
         self._transfer_to = to
         self._transfer_elapsed = 0
         self._finish_transfer(to)
         return True
+
+    def hand_over(self) -> bool:
+        """The same, to the voter that has most of the log; False when there is nobody, or this is no leader."""
+        voters = self.configuration.voters
+        able = [(self.progress[peer].match_index, peer) for peer in self._active_peers() if peer in voters]
+        return bool(able) and self.transfer_leadership(max(able)[1])
 
     def _append_own(self, kind: EntryKind, payload: bytes = b"") -> int:
         entry = Entry(self.log.last_index + 1, self.term, kind, payload)
@@ -283,7 +328,14 @@ class RaftCore:
         self.log.append(entry)
         if entry.kind is EntryKind.CONFIGURATION:
             self._configurations.append((entry.index, Configuration.decode(entry.payload)))
+            self._note_configuration()
             self._follow_configuration()
+
+    def _note_configuration(self) -> None:
+        self.configuration = self._configurations[-1][1]
+        """The latest configuration in the log."""
+        self.is_voter = self.member in self.configuration.voters
+        """Whether this very member, on this very disk, has a vote."""
 
     def _follow_configuration(self) -> None:
         """Lead exactly the members there are now."""
@@ -293,7 +345,8 @@ class RaftCore:
         for gone in self.progress.keys() - peers:
             del self.progress[gone]
         for new in sorted(peers - self.progress.keys()):
-            self.progress[new] = Progress(next_index=self.log.last_index + 1)
+            self.progress[new] = Progress(next_index=self.log.last_index + 1, heard_tick=self._ticks)
+        self._voting = [self.progress[peer] for peer in peers & self.configuration.voters]
         self._release_rounds()  # Of fewer voters those that have answered may be a majority.
 
     # --- Messages ---------------------------------------------------------------------------------------------------
@@ -342,10 +395,15 @@ class RaftCore:
 
     def _send_now(self, message: Message) -> None:
         """Send without waiting for the disk, once the term is on it: what a leader says, and what binds nobody."""
-        if self.hard_state != self._saved_hard_state:
-            self._held.append(message)
-        else:
+        if self.hard_state == self._saved_hard_state:
             self._now.append(message)
+            return
+        # While a disk hangs, the same questions come again and again: of the answers the latest will do.
+        for at, other in enumerate(self._held):
+            if type(other) is type(message) and other.to == message.to and other.term == message.term:
+                del self._held[at]
+                break
+        self._held.append(message)
 
     # --- Elections --------------------------------------------------------------------------------------------------
 
@@ -359,11 +417,13 @@ class RaftCore:
             self._become_follower(self.term, None)  # It waits for a leader, and must not claim to hear one.
 
     def _may_campaign(self) -> bool:
-        """Whether it has a vote, or had one before an entry that is not known to be committed.
+        """Whether it has a vote, or had one before an entry that is not known to be committed, and a disk that moves.
 
         Otherwise (dissertation, section 4.2.2): 1 of two members appends its own removal and crashes before 2 has it.
         2 needs a vote, and 1 cannot give it, since its own log is longer: if 1 did not campaign, nobody would ever win.
         """
+        if self._stalled_ticks >= STALLED_TICKS:
+            return False  # Its vote could not be saved.
         for index, configuration in reversed(self._configurations):
             if self.member in configuration.voters:
                 return True
@@ -374,7 +434,7 @@ class RaftCore:
     def _become_follower(self, term: int, leader: Member | None) -> None:
         was_leader = self.role is Role.LEADER
         self.role = Role.FOLLOWER
-        self.leader = leader
+        self.leader, self.led_term = leader, None
         if term > self.term:
             self._set_hard_state(HardState(term, None))
         if was_leader or leader is not None:
@@ -385,7 +445,9 @@ class RaftCore:
         self._drop_reads()
         if was_leader:
             self.progress.clear()
+            self._voting.clear()
             self._transfer_to = None
+            self.has_more_to_send = False
             self._snapshots_wanted.clear()
 
     def _become_pre_candidate(self) -> None:
@@ -433,7 +495,7 @@ class RaftCore:
     def _become_leader(self) -> None:
         assert self.role is Role.CANDIDATE and self.hard_state == self._saved_hard_state
         self.role = Role.LEADER
-        self.leader = self.member
+        self.leader, self.led_term = self.member, self.term
         self._elapsed = 0
         self._heartbeat_elapsed = 0
         self._votes.clear()
@@ -447,6 +509,7 @@ class RaftCore:
         assert hard_state.term >= self.term
         assert hard_state.term > self.term or self.hard_state.voted_for in (None, hard_state.voted_for)
         self.hard_state = hard_state
+        self.term = hard_state.term
 
     def _step_pre_vote(self, message: PreVote) -> None:
         granted = (
@@ -513,7 +576,7 @@ class RaftCore:
 
     def _step_append(self, message: Append) -> None:
         self._follow(message.sender)
-        if self._installing is not None:
+        if self._installing is not None or not _follow_each_other(message):
             return
         log = self.log
         previous = message.previous_index
@@ -538,12 +601,12 @@ class RaftCore:
         self._acknowledge(message.sender, confirmed)
 
     def _acknowledge(self, leader: Member, match_index: int) -> None:
-        if self._held:
-            last = self._held[-1]
-            if isinstance(last, AppendReply) and last.to == leader and last.term == self.term:
+        for at, held in enumerate(self._held):
+            if isinstance(held, AppendReply) and held.to == leader and held.term == self.term:
                 # While the disk is busy Appends keep coming: one answer, when it is done, says it all.
-                match_index = max(match_index, last.match_index)
-                self._held.pop()
+                match_index = max(match_index, held.match_index)
+                del self._held[at]
+                break
         self._send(AppendReply(sender=self.member, to=leader, term=self.term, match_index=match_index))
 
     def _refuse(self, message: Append) -> None:
@@ -571,6 +634,7 @@ class RaftCore:
         self.log.truncate(first)
         while self._configurations[-1][0] >= first:
             self._configurations.pop()
+        self._note_configuration()
 
     def _step_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message.sender)
@@ -583,7 +647,7 @@ class RaftCore:
         """The peer that answers, if this is its leader still and it is a member still."""
         progress = self.progress.get(message.sender) if self.role is Role.LEADER else None
         if progress is not None:
-            progress.is_active = True
+            progress.heard_tick = self._ticks
         return progress
 
     def _step_append_reply(self, message: AppendReply) -> None:
@@ -592,6 +656,8 @@ class RaftCore:
             return
         assert message.match_index <= self.log.last_index
         if progress.acknowledged(message.match_index):
+            if progress.flow is Flow.SNAPSHOT and message.match_index + 1 >= self.log.first_index:
+                progress.replicate()  # An earlier stream has arrived after all, and the log has what follows.
             self._count_acknowledgements()
             if self._transfer_to == message.sender:
                 self._finish_transfer(message.sender)
@@ -614,9 +680,10 @@ class RaftCore:
 
     def _count_acknowledgements(self) -> None:
         """Commit what a majority has on disk, if it is of this term (section 5.4.2, and Figure 8 for why)."""
-        matched = {member: progress.match_index for member, progress in self.progress.items()}
-        matched[self.member] = self.log.stable_index
-        index = self.configuration.quorum_value(matched)
+        matched = [progress.match_index for progress in self._voting]
+        if self.is_voter:
+            matched.append(self.log.stable_index)
+        index = quorum_value(matched)
         if index > self.commit_index and self.log.term_of(index) == self.term:
             self._commit_to(index)
 
@@ -630,11 +697,13 @@ class RaftCore:
             self._become_follower(self.term, None)
 
     def _send_entries(self, to: Member, progress: Progress) -> None:
-        """Send what the peer lacks, as far as the flow allows."""
-        while not progress.is_waiting and progress.in_flight_bytes < IN_FLIGHT_BYTES_MAX:
+        """Send what the peer lacks, as far as the flow allows and this Ready may carry."""
+        while not progress.is_waiting and progress.in_flight_bytes < self._bounds.in_flight_bytes:
             if progress.flow is Flow.SNAPSHOT:
                 return
             if progress.flow is Flow.REPLICATE and progress.next_index > self.log.last_index:
+                return
+            if self._entries_left <= 0 or self._bytes_left <= 0:
                 return
             # A probe carries entries too: most of the time the logs do agree.
             if not self._send_append(to, progress, with_entries=True):
@@ -649,13 +718,14 @@ class RaftCore:
         previous = progress.next_index - 1
         previous_term = log.term_of(previous) if progress.next_index >= log.first_index else None
         if previous_term is None:
-            if progress.is_active:
+            if self._is_active(progress):
                 progress.snapshot()
                 self._snapshots_wanted.append(to)
             return False
         entries: list[Entry] = []
         if with_entries and progress.next_index <= log.last_index:
-            entries = log.entries(progress.next_index, log.last_index, APPEND_BYTES_MAX)
+            last = min(log.last_index, previous + self._bounds.append_entries)
+            entries = log.entries(progress.next_index, last, self._bounds.append_bytes)
         self._send_now(
             Append(
                 sender=self.member,
@@ -668,7 +738,10 @@ class RaftCore:
             )
         )
         if with_entries:
-            progress.sent(previous + len(entries), sum(entry.size_bytes for entry in entries))
+            size = sum(entry.size_bytes for entry in entries)
+            self._entries_left -= len(entries)
+            self._bytes_left -= size
+            progress.sent(previous + len(entries), size)
         return True
 
     def _ask_again(self, to: Member, progress: Progress) -> None:
@@ -716,10 +789,12 @@ class RaftCore:
         else:
             self._pieces.append(message)
 
-    def snapshot_staged(self, leader: Member, term: int, last_index: int, offset: int) -> None:
-        """The disk holds what precedes `offset` of this leader's snapshot: ask for more."""
-        if term == self.term:
-            self._send(SnapshotReply(sender=self.member, to=leader, term=term, last_index=last_index, offset=offset))
+    def snapshot_staged(self, piece: SnapshotPiece, offset: int) -> None:
+        """The disk holds what precedes `offset` of the stream that this piece is of: ask for more."""
+        if piece.term == self.term:
+            self._send(
+                SnapshotReply(sender=self.member, to=piece.sender, term=piece.term, stream=piece.stream, offset=offset)
+            )
 
     def snapshot_install(self, last_index: int, last_term: int) -> bool:
         """A snapshot is staged to its end; whether the disk is to switch to it now. False: it is of no use any more.
@@ -746,6 +821,7 @@ class RaftCore:
         self.log.snapshot_installed(last_index, keeps_suffix=self._keeps_suffix)
         later = [each for each in self._configurations if each[0] > last_index] if self._keeps_suffix else []
         self._configurations = [(last_index, configuration), *later]
+        self._note_configuration()
         self.commit_index = max(self.commit_index, last_index)
         self.applied_index = last_index
         if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
@@ -766,16 +842,19 @@ class RaftCore:
         self._round += 1
         self._rounds.append((self._round, self.commit_index, self._reads_waiting))
         self._reads_waiting = []
-        self._send_heartbeats()
+        if self.progress:
+            self._send_heartbeats()
         self._release_rounds()
 
     def _release_rounds(self) -> None:
-        acked = {member: progress.acked_round for member, progress in self.progress.items()}
-        acked[self.member] = self._round
-        confirmed = self.configuration.quorum_value(acked)
+        acked = [progress.acked_round for progress in self._voting]
+        if self.is_voter:
+            acked.append(self._round)
+        confirmed = quorum_value(acked)
         while self._rounds and self._rounds[0][0] <= confirmed:
             _, index, requests = self._rounds.popleft()
-            self._reads_released += (ReleasedRead(request, index) for request in requests)
+            for request in requests:
+                self._reads_released.append(ReleasedRead(request, index))
 
     def _drop_reads(self) -> None:
         """Reads of a leadership that ended are refused: their rounds prove nothing any more."""
@@ -802,31 +881,48 @@ class RaftCore:
         """
         if self._reads_waiting:
             self._start_round()
-        for to, progress in self.progress.items():
-            self._send_entries(to, progress)
+        if self.progress:
+            self._serve_peers()
         persist = self._take_persist(takes_persist)
-        ready = Ready(
-            tuple(self._now),
-            persist,
-            self.take_committed() if takes_entries else (),
-            tuple(self._reads_released),
-            tuple(self._reads_refused),
-            tuple(self._snapshots_wanted),
-            tuple(self._pieces),
-        )
-        for taken in (self._now, self._reads_released, self._reads_refused, self._snapshots_wanted, self._pieces):
-            if taken:
-                taken.clear()
-        return ready
+        # Most are empty most of the time; what is handed over is never added to again.
+        committed = messages = reads = refused = snapshots = pieces = _NOTHING
+        if takes_entries and self.applied_index < self.commit_index:
+            committed = self.take_committed()
+        if self._now:
+            messages, self._now = self._now, []
+        if self._reads_released:
+            reads, self._reads_released = self._reads_released, []
+        if self._reads_refused:
+            refused, self._reads_refused = self._reads_refused, []
+        if self._snapshots_wanted:
+            snapshots, self._snapshots_wanted = self._snapshots_wanted, []
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+        return Ready(messages, persist, committed, reads, refused, snapshots, pieces)
 
-    def take_committed(self) -> tuple[Entry, ...]:
+    def _serve_peers(self) -> None:
+        """Send to all peers; when this Ready can carry no more, the next one begins with the next peer."""
+        order = [*self.progress.items()]
+        self._entries_left, self._bytes_left = self._bounds.turn_entries, self._bounds.turn_bytes
+        if self.has_more_to_send:
+            self.has_more_to_send = False
+            if self._served_next in self.progress:
+                at = [*self.progress].index(self._served_next)
+                order = order[at:] + order[:at]
+        for at, (to, progress) in enumerate(order, 1):
+            self._send_entries(to, progress)
+            if self._entries_left <= 0 or self._bytes_left <= 0:
+                self._served_next = order[at % len(order)][0]
+                self.has_more_to_send = True
+                return
+
+    def take_committed(self) -> Sequence[Entry]:
         """What is to be applied next: some of what is committed, in order. A Ready has the same in it."""
         if self.applied_index >= self.commit_index or self._installing is not None:
-            return ()
-        committed = tuple(self.log.entries(self.applied_index + 1, self.commit_index, APPLY_BYTES_MAX))
+            return _NOTHING
+        committed = self.log.entries(self.applied_index + 1, self.commit_index, self._bounds.apply_bytes)
         self.applied_index = committed[-1].index
-        # A group of one has no followers that might ask for them.
-        self.log.forget(self.applied_index, self._tail_bytes_kept if len(self.configuration.members) > 1 else 0)
+        self.log.forget(self.applied_index, self._bounds.tail_bytes_kept)
         return committed
 
     def _take_persist(self, may_take: bool) -> Persist | None:
@@ -848,6 +944,7 @@ class RaftCore:
         """The disk holds all of `persist`."""
         assert persist is self._persisting, "persists are done one after another"
         self._persisting = None
+        self._stalled_ticks = 0
         if persist.hard_state is not None:
             self._saved_hard_state = persist.hard_state
         if persist.entries:
@@ -867,6 +964,17 @@ class RaftCore:
                 self._now.append(message)
             elif message.term == self.term:
                 self.step(message)
+
+
+def _follow_each_other(message: Append) -> bool:
+    """Whether its entries follow each other without a gap, and their terms never go back, as in every leader's log."""
+    index, term = message.previous_index, message.previous_term
+    for entry in message.entries:
+        index += 1
+        if entry.index != index or not term <= entry.term <= message.term:
+            return False
+        term = entry.term
+    return True
 
 
 _STEPS: dict[type[Message], Callable[[RaftCore, Any], None]] = {

@@ -33,19 +33,25 @@ class Seen:
 
 def check_state(core: RaftCore) -> None:
     """Rules about one replica at one time."""
-    log = core.log
-    assert log.stable_index <= log.taken_index <= log.last_index, "stable <= taken <= last"
-    assert core.applied_index <= core.commit_index <= log.last_index, "applied <= committed <= last"
+    log, last_index, leads = core.log, core.log.last_index, core.role is Role.LEADER
+    assert log.stable_index <= log.taken_index <= last_index, "stable <= taken <= last"
+    assert core.applied_index <= core.commit_index <= last_index, "applied <= committed <= last"
     assert log.last_term <= core.term, "no entry of a term to come"
-    assert (core.role is Role.LEADER) == (core.leader == core.member), "a leader knows itself as the leader"
-    assert (core.role is Role.LEADER) or not core.progress, "only a leader keeps progress"
-    if core.role is Role.LEADER:
-        assert core.progress.keys() == core.configuration.members - {core.member}, (
-            "progress of every peer, and only those"
-        )
+    assert log.term_of(last_index) == log.last_term and log.term_of(last_index + 1) is None, "where the log ends"
+    assert core.term == core.hard_state.term, "the term is that of the hard state"
+    assert core.is_voter == (core.member in core.configuration.voters), "it knows whether it has a vote"
+    assert core.led_term == (core.term if leads else None), "it knows which term it leads"
+    assert leads == (core.leader == core.member), "a leader knows itself as the leader"
+    if not leads:
+        assert not core.progress, "only a leader keeps progress"
+        return
+    peers = core.configuration.members - {core.member}
+    assert core.progress.keys() == peers, "progress of every peer, and only those"
+    votes = {id(progress) for member, progress in core.progress.items() if member in core.configuration.voters}
+    assert {id(progress) for progress in core._voting} == votes, "majorities are counted among the voters"
     for member, progress in core.progress.items():
         assert 0 <= progress.match_index < progress.next_index, f"match < next, for {member}"
-        assert progress.match_index <= log.last_index, f"{member} matches what is not there"
+        assert progress.match_index <= last_index, f"{member} matches what is not there"
         assert progress.in_flight_bytes >= 0
         assert progress.flow is not Flow.PROBE or progress.in_flight_bytes == 0, "a probe is one message"
 

@@ -6,10 +6,7 @@ been persisted, and recent ones that have been, since those are what followers a
 
 from typing import Protocol
 
-from madkv.raft.messages import Entry
-
-TAIL_BYTES_KEPT = 8 * 1024 * 1024
-"""Entries on the disk are kept in memory too, the newest up to this many bytes, and at times a quarter more."""
+from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Entry
 
 
 class LogReader(Protocol):
@@ -46,6 +43,7 @@ class RaftLog:
         self._tail: list[Entry] = []
         self._tail_first = reader.last_index + 1
         self._tail_bytes = 0
+        self._note_end()
         self.stable_index = reader.last_index
         self.taken_index = reader.last_index
 
@@ -54,17 +52,14 @@ class RaftLog:
         """The first entry that has not been compacted away (it may not be there yet)."""
         return self._reader.snapshot_index + 1
 
-    @property
-    def last_index(self) -> int:
+    def _note_end(self) -> None:
+        """The log may end elsewhere now; `append` alone keeps account of that by itself."""
+        self.last_index = self._tail_first + len(self._tail) - 1
         """The last entry; `first_index` - 1 when there is none."""
-        return self._tail_first + len(self._tail) - 1
-
-    @property
-    def last_term(self) -> int:
+        last_term = self.term_of(self.last_index)
+        assert last_term is not None
+        self.last_term = last_term
         """The last entry's term; 0 when the log and the snapshot are empty."""
-        term = self.term_of(self.last_index)
-        assert term is not None
-        return term
 
     def term_of(self, index: int) -> int | None:
         """The term of the entry at `index`; None when it is not there (any more)."""
@@ -85,10 +80,13 @@ class RaftLog:
 
     def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         """Entries `first` to `last`, at least one, cut off after the one that reaches `bytes_max`."""
-        assert self.first_index <= first <= last <= self.last_index
+        assert first <= last <= self.last_index
         if first < self._tail_first:
+            assert self.first_index <= first
             return self._reader.entries(first, min(last, self._tail_first - 1), bytes_max)
         begin = first - self._tail_first
+        if first == last:
+            return [self._tail[begin]]
         end = begin
         size = 0
         while size < bytes_max and end <= last - self._tail_first:
@@ -98,11 +96,11 @@ class RaftLog:
 
     def append(self, entry: Entry) -> None:
         """Add the entry that follows the last one."""
-        tail = self._tail
-        assert entry.index == self._tail_first + len(tail)
-        assert entry.term >= (tail[-1].term if tail else self.last_term)
+        assert entry.index == self.last_index + 1
+        assert entry.term >= self.last_term
         self._tail.append(entry)
-        self._tail_bytes += entry.size_bytes
+        self._tail_bytes += len(entry.payload) + ENTRY_OVERHEAD_BYTES
+        self.last_index, self.last_term = entry.index, entry.term
 
     def truncate(self, first: int) -> None:
         """Remove entry `first` and all after it: they conflict with the leader's (section 5.3)."""
@@ -118,15 +116,13 @@ class RaftLog:
             removed = self._tail[first - self._tail_first :]
             del self._tail[first - self._tail_first :]
             self._tail_bytes -= sum(entry.size_bytes for entry in removed)
+        self._note_end()
 
     def take_unpersisted(self) -> list[Entry]:
         """What the disk has not been given yet; from now on it has. It replaces what the disk holds at and after it."""
         assert self.taken_index >= self._tail_first - 1
-        last_index = self.last_index
-        if self.taken_index == last_index:
-            return []
         taken = self._tail[self.taken_index + 1 - self._tail_first :]
-        self.taken_index = last_index
+        self.taken_index = self.last_index
         return taken
 
     def persisted(self, last_index: int, term: int) -> None:
@@ -152,6 +148,7 @@ class RaftLog:
             self._tail = kept
             self._tail_first = snapshot_index + 1
             self._tail_bytes = sum(entry.size_bytes for entry in kept)
+            self._note_end()
             self.taken_index = snapshot_index
         self.stable_index = max(min(self.stable_index, self.taken_index), snapshot_index)
 

@@ -5,10 +5,14 @@ repeated and reordered; none is answered twice for what was sent once, and nothi
 """
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import attrs
 
 from madkv.raft.configuration import Configuration, Member
+
+ENTRY_OVERHEAD_BYTES = 128
+"""About what an entry costs in memory beside its payload, and on its way there less."""
 
 
 class EntryKind(IntEnum):
@@ -31,11 +35,10 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """What it counts towards bounds on bytes."""
-        return len(self.payload) + 32
+        return len(self.payload) + ENTRY_OVERHEAD_BYTES
 
 
-@attrs.frozen
-class HardState:
+class HardState(NamedTuple):
     """What must be on disk before anybody is told of it (Figure 2, persistent state)."""
 
     term: int = 0
@@ -135,8 +138,13 @@ class TimeoutNow(Message):
 
 @attrs.frozen(kw_only=True)
 class SnapshotPiece(Message):
-    """A piece of a snapshot of everything up to `last_index`, from byte or item `offset`; `done` marks the last."""
+    """A piece of a snapshot of everything up to `last_index`, from byte or item `offset`; `done` marks the last.
 
+    `stream` numbers the leader's streams of this term, later ones higher. Each begins from the start, although two of
+    them may be of the same snapshot: so nothing depends on their being cut at the same places.
+    """
+
+    stream: int
     last_index: int
     last_term: int
     configuration: Configuration
@@ -147,7 +155,7 @@ class SnapshotPiece(Message):
 
 @attrs.frozen(kw_only=True)
 class SnapshotReply(Message):
-    """Of the snapshot up to `last_index`, everything before `offset` has arrived."""
+    """Of the leader's `stream`, everything before `offset` is staged."""
 
-    last_index: int
+    stream: int
     offset: int

@@ -26,8 +26,8 @@ class Progress:
     flow: Flow = Flow.PROBE
     is_waiting: bool = False
     """In PROBE: whether a message is out that has been neither answered nor given up."""
-    is_active: bool = True
-    """Whether anything was heard from it since the last check of the quorum."""
+    heard_tick: int = 0
+    """The leader's tick when it was last heard from, or when it became a peer."""
     acked_round: int = 0
     """The latest heartbeat round it has answered."""
     snapshot_index: int = 0

@@ -14,30 +14,33 @@ alone would be wrong: a new leader's entry may stand there.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
-from madkv.errors import Busy, Interrupted, NotLeader
+from madkv.errors import Busy, Interrupted, NotLeader, WrongPartition
 from madkv.limits import (
     FLUSH_BYTES,
     FLUSH_ENTRIES,
+    FLUSH_ROWS,
+    LOG_BYTES_HELD_MAX,
     LOG_BYTES_KEPT,
     LOG_ENTRIES_KEPT,
     UNCOMMITTED_BYTES_MAX,
 )
 from madkv.operations import Operation, Outcome, decode, encode
+from madkv.raft.bounds import USUAL, Bounds
 from madkv.raft.configuration import Configuration, Member
-from madkv.raft.core import Persist, RaftCore, ReleasedRead, Role
-from madkv.raft.log import TAIL_BYTES_KEPT
+from madkv.raft.core import Persist, RaftCore, ReleasedRead
 from madkv.raft.messages import Entry, EntryKind, HardState, Message, SnapshotPiece, SnapshotReply
 from madkv.server.disk import Disk
-from madkv.server.snapshots import SnapshotStreams, head_of
+from madkv.server.snapshots import ArrivingPieces, SnapshotStreams, head_of
 from madkv.state_machine import StateMachine
 from madkv.storage.batch import Batch, Table
-from madkv.storage.snapshot import SnapshotHead, SnapshotReader
+from madkv.storage.snapshot import PIECE_BYTES, SnapshotHead, SnapshotReader
 
 TICK_SECONDS = 0.06
 """An election time-out is 10 to 20 ticks, so 0.6 to 1.2 s."""
@@ -65,14 +68,15 @@ class Storage(Protocol):
     def term_of(self, index: int) -> int | None: ...
     def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]: ...
     def sessions(self) -> list[tuple[bytes, bytes]]: ...
+    def cut(self, entries_kept: int, bytes_kept: int) -> int: ...
     def compaction_target(self, wanted: int) -> int | None: ...
     def end_turn(self) -> None: ...
     def write(self, batch: Batch) -> None: ...
     def written(self, batch: Batch) -> None: ...
     def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int: ...
-    def install(self, head: SnapshotHead) -> None: ...
+    def install(self, head: SnapshotHead) -> list[tuple[bytes, bytes]]: ...
     def installed(self, head: SnapshotHead) -> None: ...
-    def open_snapshot(self) -> SnapshotReader: ...
+    def open_snapshot(self, piece_bytes: int | None = None) -> SnapshotReader: ...
     def close(self) -> None: ...
 
 
@@ -89,6 +93,22 @@ class AppliedPairs(Protocol):
     def forget(self) -> None: ...
 
 
+class Machine(Protocol):
+    """What a group replicates: `StateMachine`, or that of the managers. What each does is written at StateMachine."""
+
+    last_applied: int
+    time_ms: int
+
+    @property
+    def changed_rows(self) -> int: ...
+    def apply(self, index: int, time_ms: int, operation: Operation) -> Outcome: ...
+    def skip(self, index: int) -> None: ...
+    def misplaced(self, key: bytes) -> WrongPartition | None: ...
+    def take_changes(self) -> dict[bytes, bytes | None]: ...
+    def decode_rows(self, rows: Iterable[tuple[bytes, bytes]]) -> Any: ...
+    def restore(self, decoded: Any, last_applied: int) -> None: ...
+
+
 @attrs.frozen
 class Tuning:
     """How often things happen that happen by themselves; simulations make them happen often."""
@@ -96,11 +116,14 @@ class Tuning:
     tick_seconds: float = TICK_SECONDS
     flush_bytes: int = FLUSH_BYTES
     flush_entries: int = FLUSH_ENTRIES
+    flush_rows: int = FLUSH_ROWS
     log_bytes_kept: int = LOG_BYTES_KEPT
     log_entries_kept: int = LOG_ENTRIES_KEPT
+    log_bytes_held_max: int = LOG_BYTES_HELD_MAX
     applied_per_slice: int = APPLIED_PER_SLICE
     uncommitted_bytes_max: int = UNCOMMITTED_BYTES_MAX
-    tail_bytes_kept: int = TAIL_BYTES_KEPT
+    piece_bytes: int = PIECE_BYTES
+    bounds: Bounds = USUAL
 
 
 @attrs.define(eq=False)
@@ -125,6 +148,8 @@ class _Waiter:
 class Replica:
     """One replica of a group, on its storage, its disk and its clock. `start` it, and `stop` it once."""
 
+    log = Logger()
+
     def __init__(
         self,
         member: Member,
@@ -132,19 +157,24 @@ class Replica:
         pairs: AppliedPairs,
         disk: Disk,
         clock: IReactorTime,
+        monotonic: Callable[[], float],
         send: Callable[[Message], None],
         draw: Callable[[int], int],
         failed: Callable[[Exception], None],
         tuning: Tuning | None = None,
+        machine: Machine | None = None,
+        leadership_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take up where the storage left off.
+        """Take up where the storage left off. Without a `machine`, a StateMachine over the pairs is replicated.
 
-        `send` posts a message to a peer, which may never get it. `draw(n)` is a random number below n. `failed` is
-        called once when this replica cannot go on: it answers nobody any more, and its process should end.
+        `clock` calls back; `monotonic` tells seconds and is never set, as the clock that a reactor shows may be, and
+        the group's time is counted on it. `send` posts a message to a peer, which may never get it. `draw(n)` is a
+        random number below n. `failed` is called once when this replica cannot go on: it answers nobody any more, and
+        its process should end. `leadership_changed` is called when another member leads, or none any more, or this one.
         """
         self._tuning = Tuning() if tuning is None else tuning
-        self.state_machine = StateMachine(pairs)
-        self.state_machine.restore(storage.sessions(), storage.applied_index)
+        self.state_machine: Machine = StateMachine(pairs) if machine is None else machine
+        self.state_machine.restore(self.state_machine.decode_rows(storage.sessions()), storage.applied_index)
         self.core = RaftCore(
             member,
             storage,
@@ -152,16 +182,18 @@ class Replica:
             storage.configurations,
             storage.applied_index,
             draw,
-            self._tuning.tail_bytes_kept,
+            self._tuning.bounds,
         )
         self._storage = storage
         self._pairs = pairs
         self._disk = disk
         self._clock = clock
+        self._monotonic = monotonic
         self._send = send
         self._failed = failed
-        self._log_meter = _LogMeter(storage)
-        self._streams = SnapshotStreams(self.core, storage.open_snapshot, send)
+        self._leadership_changed = leadership_changed
+        self._leader_seen: tuple[int, Member | None] = 0, None
+        self._streams = SnapshotStreams(self.core, lambda: storage.open_snapshot(self._tuning.piece_bytes), send)
         self._is_running = False
         self._ticker: IDelayedCall | None = None
         # Turns.
@@ -181,7 +213,8 @@ class Replica:
         self._to_apply: deque[Entry] = deque()
         # On its way to the disk.
         self._is_disk_busy = False
-        self._piece: SnapshotPiece | None = None
+        self._is_flush_due = False
+        self._arriving = ArrivingPieces()
         self._staged: SnapshotHead | None = None
 
     # --- Life -------------------------------------------------------------------------------------------------------
@@ -204,7 +237,7 @@ class Replica:
         self._released.clear()
         for read in reads:
             assert isinstance(read, _Read)
-            read.released(Interrupted("the server is ending"))
+            self._tell(read.released, Interrupted("the server is ending"))
 
     def halt(self) -> None:
         """Do and say nothing any more, as when the power fails."""
@@ -221,10 +254,10 @@ class Replica:
         if not self._is_running:
             answered(Interrupted("the server is ending"))
             return
-        if max(self._waiting_bytes, self._unwritten_bytes) >= self._tuning.uncommitted_bytes_max:
+        bytes_max = self._tuning.uncommitted_bytes_max
+        if self._waiting_bytes >= bytes_max or self._unwritten_bytes >= bytes_max:
             answered(Busy("too much waits to be committed, or for this replica's disk"))
             return
-        self._note_leadership()
         time_ms = self._now_ms()
         payload = encode(time_ms, operation)
         index = self.core.propose(payload)
@@ -253,6 +286,20 @@ class Replica:
         index = self.core.propose_configuration(configuration) if self._is_running else None
         self._wake()
         return index is not None
+
+    @property
+    def leads(self) -> bool:
+        """Whether it leads its group, as far as it knows."""
+        return self.core.led_term is not None
+
+    def hand_over(self) -> bool:
+        """Begin to hand the leadership to the voter that has most of the log; False when there is nobody, or not here.
+
+        Proposals are refused from now on, until another leads or it did not come about.
+        """
+        began = self._is_running and self.core.hand_over()
+        self._wake()
+        return began
 
     def receive(self, message: Message) -> None:
         """Take in a message from a peer."""
@@ -323,28 +370,53 @@ class Replica:
         ready = self.core.ready(takes_entries=not self._to_apply, takes_persist=not self._is_disk_busy)
         for message in ready.messages:
             self._send(message)
-        self._note_leadership()
+        if self.core.led_term != self._led_term:
+            self._note_leadership()
         for piece in ready.pieces:
-            self._piece = piece
+            self._arriving.add(piece)
         for to in ready.snapshots_wanted:
             self._streams.start(to)
         # Before anything more is applied: a commit that holds what was applied must hold the entries for it, too.
-        self._to_apply += ready.committed
-        self._use_disk(ready.persist)
+        if ready.committed:
+            self._to_apply += ready.committed
+        # And before anybody is called, who may have this replica stop: then they are told.
+        if ready.reads:
+            self._released += ready.reads
+        if ready.persist is not None or self._is_flush_due or self._arriving.waiting is not None:
+            self._use_disk(ready.persist)
         if self._to_apply:
             self._apply_some()
-            self._wants_turn |= not self._to_apply and self.core.applied_index < self.core.commit_index
-        if ready.reads or self._released:
-            self._released += ready.reads
+            if not self._to_apply and self.core.applied_index < self.core.commit_index:
+                self._turn_later()
+        if self._released:
             self._release_reads()
         for request in ready.refused_reads:
             assert isinstance(request, _Read)
-            request.released(self._not_leader())
+            self._tell(request.released, self._not_leader())
+        if self.core.has_more_to_send:
+            self._turn_later()
+
+    def _turn_later(self) -> None:
+        """There is more to do; others on this reactor have their turn first."""
+        if self._turn_call is None and self._is_running:
+            self._turn_call = self._clock.callLater(0, self._called)
+
+    def _tell(self, callback: Callable[[Any], None], what: Any) -> None:
+        """A caller's failure is its own: this replica goes on."""
+        try:
+            callback(what)
+        except Exception:
+            self.log.failure("what waited for a replica's answer has failed")
 
     # --- As leader --------------------------------------------------------------------------------------------------
 
     def _note_leadership(self) -> None:
-        leads = self.core.term if self.core.role is Role.LEADER else None
+        """To be called after whatever may have changed it, and before anything is proposed."""
+        core = self.core
+        if core.leader is not self._leader_seen[1] or (core.leader is not None and core.term != self._leader_seen[0]):
+            self._leader_seen = core.term, core.leader
+            self._tell(lambda _: self._leadership_changed(), None)
+        leads = core.led_term
         if leads == self._led_term:
             return
         if self._led_term is not None:
@@ -352,29 +424,30 @@ class Replica:
         self._led_term = leads
         self._unwritten_bytes = 0
         self._time_base_ms = self.state_machine.time_ms
-        self._led_since = self._clock.seconds()
+        self._led_since = self._monotonic()
 
     def _now_ms(self) -> int:
         """The group's time: what it was when this replica became the leader, and what has passed since."""
-        return self._time_base_ms + int((self._clock.seconds() - self._led_since) * 1000)
+        return self._time_base_ms + int((self._monotonic() - self._led_since) * 1000)
 
     def _interrupt_waiters(self) -> None:
         waiters, self._waiters, self._waiting_bytes = self._waiters, {}, 0
         for waiter in waiters.values():
-            waiter.answered(Interrupted("the leadership was lost before the outcome was known"))
+            self._tell(waiter.answered, Interrupted("the leadership was lost before the outcome was known"))
 
     def _not_leader(self) -> NotLeader:
         leader = self.core.leader
-        where = "no leader is known" if leader is None or leader == self.core.member else f"leader: {leader.replica}"
-        return NotLeader(f"this replica does not lead its group; {where}")
+        if leader is None or leader == self.core.member:
+            return NotLeader("this replica does not lead its group; no leader is known")
+        return NotLeader(f"this replica does not lead its group; leader: {leader.replica}", leader.replica)
 
     # --- Applying, and reads ----------------------------------------------------------------------------------------
 
     def _apply_some(self) -> None:
-        machine, waiters, entries = self.state_machine, self._waiters, self._to_apply
+        machine, entries = self.state_machine, self._to_apply
         for _ in range(min(len(entries), self._tuning.applied_per_slice)):
             entry = entries.popleft()
-            waiter = waiters.pop(entry.index, None)
+            waiter = self._waiters.pop(entry.index, None)
             is_ours = waiter is not None and waiter.term == entry.term
             outcome: Outcome = None
             if entry.kind is EntryKind.OPERATION:
@@ -385,9 +458,15 @@ class Replica:
                 machine.skip(entry.index)
             if waiter is not None:
                 self._waiting_bytes -= waiter.size_bytes
-                waiter.answered(outcome if is_ours else Interrupted("another leader's entry took its place"))
-        if entries and self._turn_call is None:
-            self._turn_call = self._clock.callLater(0, self._called)
+                try:
+                    waiter.answered(outcome if is_ours else Interrupted("another leader's entry took its place"))
+                except Exception:  # as in `_tell`, without a call for each
+                    self.log.failure("what waited for an outcome has failed")
+                if not self._is_running:
+                    return
+        self._note_flush()
+        if entries:
+            self._turn_later()
 
     def _release_reads(self) -> None:
         applied = self.state_machine.last_applied
@@ -395,7 +474,7 @@ class Replica:
             read = self._released.popleft().request
             assert isinstance(read, _Read)
             refusal = self.state_machine.misplaced(read.key)
-            read.released(self._pairs if refusal is None else refusal)
+            self._tell(read.released, self._pairs if refusal is None else refusal)
 
     # --- The disk ---------------------------------------------------------------------------------------------------
 
@@ -403,18 +482,18 @@ class Replica:
         """Give the disk its next work, if it has none."""
         if self._is_disk_busy:
             return
-        is_flush_due = self._is_flush_due()
-        if persist is not None or is_flush_due:
-            batch = self._make_batch(persist, is_flush_due)
+        if persist is not None or self._is_flush_due:
+            batch = self._make_batch(persist)
             if self._disk.is_immediate:
                 self._storage.write(batch)
                 self._written(batch, persist)
                 self._to_apply += self.core.take_committed()  # Without waiting for the next turn.
-                self._wants_turn |= batch.hard_state is not None  # For what an election leads to.
+                if batch.hard_state is not None:
+                    self._wants_turn = True  # For what an election leads to.
             else:
                 self._run_on_disk(lambda: self._storage.write(batch), lambda: self._written(batch, persist))
-        elif self._piece is not None:
-            piece, self._piece = self._piece, None
+        elif self._arriving.waiting is not None:
+            piece = self._arriving.take()
             self._run_on_disk(
                 lambda: self._storage.stage(head_of(piece), piece.offset, piece.data),
                 lambda staged: self._staged_to(piece, staged),
@@ -425,6 +504,7 @@ class Replica:
 
         def done(result: Any) -> None:
             self._is_disk_busy = False
+            self.core.disk_moved()
             if not self._is_running:
                 return
             if isinstance(result, Exception):
@@ -435,15 +515,20 @@ class Replica:
 
         self._disk.run(work, done)
 
-    def _is_flush_due(self) -> bool:
+    def _note_flush(self) -> None:
+        """To be called after something was applied, or what was applied has reached the tables."""
         tuning = self._tuning
         waits = self.state_machine.last_applied - self._storage.applied_index
-        return waits >= tuning.flush_entries or (waits > 0 and self._pairs.waiting_bytes >= tuning.flush_bytes)
+        self._is_flush_due = waits > 0 and (
+            waits >= tuning.flush_entries
+            or self._pairs.waiting_bytes >= tuning.flush_bytes
+            or self.state_machine.changed_rows >= tuning.flush_rows
+        )
 
-    def _make_batch(self, persist: Persist | None, is_flush: bool) -> Batch:
+    def _make_batch(self, persist: Persist | None) -> Batch:
         hard_state = None if persist is None else persist.hard_state
         entries = () if persist is None else persist.entries
-        if not is_flush:
+        if not self._is_flush_due:
             return Batch(hard_state, entries)
         # The log may be cut only as far as the tables on disk go already: this very commit may never come about.
         return Batch(
@@ -456,25 +541,34 @@ class Replica:
         )
 
     def _compaction_target(self) -> int | None:
-        tuning = self._tuning
-        wanted = self._log_meter.cut(tuning.log_entries_kept, tuning.log_bytes_kept)
-        streamed = self._streams.oldest_index
-        return self._storage.compaction_target(wanted if streamed is None else min(wanted, streamed))
+        """Leave what peers are going to ask for, also after a snapshot, or they would need one after another; but not
+        without a bound, since one of them may be slower than calls come."""
+        tuning, storage = self._tuning, self._storage
+        target = storage.cut(tuning.log_entries_kept, tuning.log_bytes_kept)
+        needed = [index for index in (self.core.index_to_keep, self._streams.oldest_index) if index is not None]
+        if needed and min(needed) < target:
+            target = max(min(needed), storage.cut(storage.last_index, tuning.log_bytes_held_max))
+            self._streams.give_up_before(target)
+        return storage.compaction_target(target)
 
     def _written(self, batch: Batch, persist: Persist | None) -> None:
         self._storage.written(batch)
-        self._log_meter.written(batch)
         if batch.applied_index is not None:
             self._pairs.thaw()
+            self._note_flush()
         if persist is not None:
-            written = sum(len(entry.payload) for entry in persist.entries)
-            self._unwritten_bytes = max(0, self._unwritten_bytes - written)
+            for entry in persist.entries:
+                self._unwritten_bytes -= len(entry.payload)
+            if self._unwritten_bytes < 0:
+                self._unwritten_bytes = 0  # Those of before this leadership were not counted.
             self.core.persisted(persist)
+            if self.core.led_term != self._led_term:
+                self._note_leadership()
         if self._staged is not None:
             self._try_install(self._staged)
 
     def _staged_to(self, piece: SnapshotPiece, offset: int) -> None:
-        self.core.snapshot_staged(piece.sender, piece.term, piece.last_index, offset)
+        self.core.snapshot_staged(piece, offset)
         if piece.done and offset == piece.offset + len(piece.data):
             self._staged = head_of(piece)
         if self._staged is not None:
@@ -484,61 +578,17 @@ class Replica:
         """Switch to the snapshot that is staged to its end, now that no commit is under way."""
         self._staged = None
         if self.core.snapshot_install(head.last_index, head.last_term):
-            self._run_on_disk(lambda: self._storage.install(head), lambda: self._installed(head))
+            machine, storage = self.state_machine, self._storage
+            # There may be very many sessions.
+            self._run_on_disk(
+                lambda: machine.decode_rows(storage.install(head)), lambda decoded: self._installed(head, decoded)
+            )
 
-    def _installed(self, head: SnapshotHead) -> None:
+    def _installed(self, head: SnapshotHead, decoded: Any) -> None:
         self._storage.installed(head)
-        self._log_meter.installed(head)
+        self._arriving.forget(head.last_index)
         self._to_apply.clear()  # The snapshot covers what had been handed out: it goes further than that.
         self._pairs.forget()
-        self.state_machine.restore(self._storage.sessions(), head.last_index)
+        self.state_machine.restore(decoded, head.last_index)
+        self._note_flush()
         self.core.snapshot_installed(head.last_index, head.configuration)
-
-
-class _LogMeter:
-    """How many bytes of the log lie between marks, so that it can be cut by size as well as by count."""
-
-    MARK_ENTRIES = 64
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._bytes = 0  # since the last mark
-        self._marks: deque[tuple[int, int]] = deque()  # (index, bytes up to it since the mark before), oldest first
-        self._marked_bytes = 0
-
-    def written(self, batch: Batch) -> None:
-        """A batch is in the log."""
-        for entry in batch.entries:
-            self._bytes += entry.size_bytes
-        if batch.entries:
-            last, first = batch.entries[-1].index, batch.entries[0].index
-            while self._marks and self._marks[-1][0] >= first:
-                self._bytes += self._drop(self._marks.pop())
-            if last - (self._marks[-1][0] if self._marks else self._storage.snapshot_index) >= self.MARK_ENTRIES:
-                self._marks.append((last, self._bytes))
-                self._marked_bytes += self._bytes
-                self._bytes = 0
-        if batch.compact_to is not None:
-            while self._marks and self._marks[0][0] <= batch.compact_to:
-                self._drop(self._marks.popleft())
-
-    def installed(self, head: SnapshotHead) -> None:
-        """The log begins after a snapshot."""
-        while self._marks and self._marks[0][0] <= head.last_index:
-            self._drop(self._marks.popleft())
-
-    def cut(self, entries_kept: int, bytes_kept: int) -> int:
-        """The index up to which the log may go, so that about this many entries and bytes stay."""
-        by_count = self._storage.last_index - entries_kept
-        excess = self._marked_bytes + self._bytes - bytes_kept
-        by_size = 0
-        for index, size in self._marks:
-            if excess <= 0:
-                break
-            excess -= size
-            by_size = index
-        return max(by_count, by_size)
-
-    def _drop(self, mark: tuple[int, int]) -> int:
-        self._marked_bytes -= mark[1]
-        return mark[1]

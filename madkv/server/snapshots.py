@@ -1,7 +1,7 @@
 """Snapshots on their way: a leader's streams to its peers, and the one that a follower is receiving.
 
 One piece of a stream is out at a time. It is repeated until the peer asks for the next one; a peer that says nothing
-for long is given up, and gets a newer snapshot when it is back.
+for long is given up, and gets a newer snapshot, from the start, when it is back.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ GIVE_UP_TICKS = 100
 
 @attrs.define
 class _Stream:
+    number: int
     reader: SnapshotReader
     still_ticks: int = 0
 
@@ -35,6 +36,7 @@ class SnapshotStreams:
         self._open_snapshot = open_snapshot
         self._send = send
         self._streams: dict[Member, _Stream] = {}
+        self._started = 0
 
     @property
     def oldest_index(self) -> int | None:
@@ -44,7 +46,8 @@ class SnapshotStreams:
     def start(self, to: Member) -> None:
         """Begin to stream the present state to a peer."""
         self._end(to)
-        stream = _Stream(self._open_snapshot())
+        self._started += 1
+        stream = _Stream(self._started, self._open_snapshot())
         self._streams[to] = stream
         self._core.snapshot_started(to, stream.reader.head.last_index)
         self._send_piece(to, stream)
@@ -54,9 +57,9 @@ class SnapshotStreams:
         stream = self._streams.get(message.sender)
         if stream is None or not self._is_wanted(message.sender, stream) or message.term != self._core.term:
             return
-        reader = stream.reader
-        if message.last_index != reader.head.last_index:
+        if message.stream != stream.number:
             return
+        reader = stream.reader
         if message.offset == reader.offset + len(reader.piece) and not reader.done:
             reader.next()
             stream.still_ticks = 0
@@ -75,6 +78,12 @@ class SnapshotStreams:
                 self._give_up(to)
             elif stream.still_ticks % RESEND_TICKS == 0:
                 self._send_piece(to, stream)
+
+    def give_up_before(self, index: int) -> None:
+        """The log will begin after `index`: of a snapshot that ends before it the receiver could not go on."""
+        for to, stream in list(self._streams.items()):
+            if stream.reader.head.last_index < index:
+                self._give_up(to)
 
     def close(self) -> None:
         """End them all."""
@@ -96,6 +105,7 @@ class SnapshotStreams:
                 sender=core.member,
                 to=to,
                 term=core.term,
+                stream=stream.number,
                 last_index=head.last_index,
                 last_term=head.last_term,
                 configuration=head.configuration,
@@ -116,5 +126,32 @@ class SnapshotStreams:
 
 
 def head_of(piece: SnapshotPiece) -> SnapshotHead:
-    """The snapshot that a piece is of."""
-    return SnapshotHead(piece.last_index, piece.last_term, piece.configuration)
+    """The snapshot that a piece is of, on its way."""
+    return SnapshotHead(piece.last_index, piece.last_term, piece.configuration, (piece.term, piece.stream))
+
+
+class ArrivingPieces:
+    """Pieces that wait for a follower's disk: one at a time, since no more than one is out."""
+
+    def __init__(self) -> None:
+        self.waiting: SnapshotPiece | None = None
+        self._newest = 0, 0  # (term, number) of the newest stream that was heard of
+
+    def add(self, piece: SnapshotPiece) -> None:
+        """Take in a piece. One that comes late takes no newer one's place, and ends no newer stream."""
+        stream = piece.term, piece.stream
+        waiting = self.waiting
+        if stream < self._newest or (waiting is not None and stream == self._newest and piece.offset < waiting.offset):
+            return
+        self._newest, self.waiting = stream, piece
+
+    def take(self) -> SnapshotPiece:
+        """The one that waits."""
+        piece, self.waiting = self.waiting, None
+        assert piece is not None
+        return piece
+
+    def forget(self, last_index: int) -> None:
+        """Everything up to `last_index` is there: what waits may be of no use any more, and needs no answer."""
+        if self.waiting is not None and self.waiting.last_index <= last_index:
+            self.waiting = None

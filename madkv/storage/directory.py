@@ -2,7 +2,7 @@
 
     IDENTITY    who this is, as JSON; written once, when the directory is made
     LOCK        locked by the process that has the directory open
-    CREATING    there while a new directory is being filled: if it is left over, that starts again; always empty
+    CREATING    there while a new directory is being filled, with its disk id: if it is left over, that starts again
     data.mdb    the LMDB environment (lock.mdb beside it is LMDB's own)
 
 Everything that does not fit is refused with one clear line, before anything is opened or changed.
@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 
 from madkv.errors import MadKVError
+from madkv.raft.configuration import DISK_ID_BYTES
 
 LAYOUT_VERSION = 1
 IDENTITY_FILE = "IDENTITY"
@@ -45,13 +46,16 @@ class Identity:
 class Directory:
     """A directory that this process holds until `close`."""
 
-    def __init__(self, path: Path, cluster: str, node: str, new_disk: bytes) -> None:
+    def __init__(self, path: Path, cluster: str | None, node: str, new_disk: bytes) -> None:
         """Take hold of `path`, making it if it is not there or empty. Raises WrongDirectory.
 
-        `new_disk` is the disk id that it gets if it is made now.
+        `cluster` None: take that of the directory; a new one gets it later, by `join`. `new_disk` is the disk id that
+        it gets if it is made now. It is on disk when this returns, and stays through crashes: others may be told of it
+        before there is anything else in the directory.
         """
         self.path = path
         self.is_new = False
+        self.identity: Identity
         try:
             _make_directory(path)
             self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -59,10 +63,12 @@ class Directory:
             raise WrongDirectory(f"cannot use the directory {path}: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.identity = self._identify(cluster, node, new_disk)
+            self._identify(cluster, node, new_disk)
         except BlockingIOError:
             self.close()
-            raise WrongDirectory(f"the directory {path} is in use by another process") from None
+            raise WrongDirectory(
+                f"the directory {path} is in use by another process; give each node a --backer of its own"
+            ) from None
         except OSError as error:
             self.close()
             raise WrongDirectory(f"cannot use the directory {path}: {error.strerror}") from None
@@ -74,8 +80,15 @@ class Directory:
         """Let go of it."""
         os.close(self._lock)
 
+    def join(self, cluster: str) -> None:
+        """Give a new directory its cluster. Raises WrongDirectory for one that belongs to another."""
+        if self.is_new and not self.identity.cluster:
+            self.identity = Identity(cluster, self.identity.node, self.identity.disk)
+        self._check(cluster, self.identity.node)
+
     def made(self) -> None:
         """What belongs into a new directory is there and on disk: from now on anything missing is damage."""
+        assert self.identity.cluster
         try:
             _write_durably(self.path / IDENTITY_FILE, self.identity.to_json())
             (self.path / CREATING_FILE).unlink()
@@ -83,29 +96,40 @@ class Directory:
             raise WrongDirectory(f"cannot use the directory {self.path}: {error.strerror}") from None
         self.is_new = False
 
-    def _identify(self, cluster: str, node: str, new_disk: bytes) -> Identity:
+    def _check(self, cluster: str, node: str) -> None:
+        if (self.identity.cluster, self.identity.node) != (cluster, node):
+            raise WrongDirectory(
+                f"{self.path} belongs to node {self.identity.node} of cluster {self.identity.cluster}, "
+                f"not to node {node} of cluster {cluster}; give each node a --backer of its own"
+            )
+
+    def _identify(self, cluster: str | None, node: str, new_disk: bytes) -> None:
         names = set(os.listdir(self.path)) - {LOCK_FILE}
         if IDENTITY_FILE in names:
-            identity = self._read_identity()
-            if (identity.cluster, identity.node) != (cluster, node):
-                raise WrongDirectory(
-                    f"{self.path} belongs to node {identity.node} of cluster {identity.cluster}, "
-                    f"not to node {node} of cluster {cluster}"
-                )
+            self.identity = self._read_identity()
+            self._check(self.identity.cluster if cluster is None else cluster, node)
             if CREATING_FILE in names:
                 (self.path / CREATING_FILE).unlink()
-            return identity
+            return
         if names and CREATING_FILE not in names:
             raise WrongDirectory(
                 f"{self.path} holds {min(names)} but no {IDENTITY_FILE}: it is not MadKV's, or a part of it is missing"
             )
-        # New, or never finished: nobody can have been told of anything in it.
-        (self.path / CREATING_FILE).touch()
+        # New, or never finished: nobody can have been told of anything in it but of its disk id.
+        creating = self.path / CREATING_FILE
+        creating.touch()
         _sync_directory(self.path)
         for name in names - {CREATING_FILE}:
             (self.path / name).unlink()
         self.is_new = True
-        return Identity(cluster, node, new_disk)
+        disk = _whole_disk_id(creating.read_text(errors="replace"))
+        if disk is None:
+            disk = new_disk
+            with open(creating, "w") as file:
+                file.write(f"{disk.hex()}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self.identity = Identity(cluster or "", node, disk)
 
     def _read_identity(self) -> Identity:
         try:
@@ -118,6 +142,15 @@ class Directory:
             return Identity(str(facts["cluster"]), str(facts["node"]), bytes.fromhex(facts["disk"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise WrongDirectory(f"{self.path / IDENTITY_FILE} cannot be read: the directory is damaged") from None
+
+
+def _whole_disk_id(text: str) -> bytes | None:
+    """The disk id in CREATING; None when nothing, or not all of it, was written."""
+    try:
+        disk = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return disk if len(disk) == DISK_ID_BYTES and text.endswith("\n") else None
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -169,8 +169,11 @@ class DurableStorage(StoredState):
 
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """The whole table of sessions, for start-up. Raises Damaged."""
+        return self._sessions_in(self._sessions_table)
+
+    def _sessions_in(self, table: Any) -> list[tuple[bytes, bytes]]:
         with self._env.begin() as txn:
-            return list(self._records(txn, self._sessions_table))
+            return list(self._records(txn, table))
 
     def _records(self, txn: Any, table: Any) -> Iterator[tuple[bytes, bytes]]:
         """All of a table. Raises Damaged, also when there are fewer than LMDB has counted: a page that leads to others
@@ -207,7 +210,7 @@ class DurableStorage(StoredState):
     def write(self, batch: Batch) -> None:
         """Commit a batch and wait until it is on disk. Raises StoreFull, StoreFailed: then what was to be promised on
         the strength of this batch must not be."""
-        meta = self._meta_after(batch)
+        meta = self._prepare(batch)
         removed_max = max(REMOVED_ENTRIES_MAX, 2 * len(batch.entries))
         first_kept = min(self.snapshot_index + 1, self._first_stored + removed_max)
         with self._commit() as txn:
@@ -232,14 +235,14 @@ class DurableStorage(StoredState):
         what is in force, and then not know whether that reached the disk."""
         if self._failed:
             raise StoreFailed(f"{self._path}: an earlier commit failed")
-        used = self._used_bytes()
+        used = self.used_bytes
         if used > FULL_FRACTION * MAP_BYTES:
             raise StoreFull(f"{self._path} holds {used:,} bytes, near the limit of {MAP_BYTES:,}")
         try:
             self._lengthen(used)
             with self._env.begin(write=True) as txn:
                 yield txn
-            self._lengthen(self._used_bytes())
+            self._lengthen(self.used_bytes)
         except (lmdb.Error, OSError) as error:
             self._failed = True
             raise StoreFailed(f"{self._path}: a commit failed: {error} ({_room(self._path)})") from error
@@ -275,7 +278,7 @@ class DurableStorage(StoredState):
 
     # --- Snapshots --------------------------------------------------------------------------------------------------
 
-    def open_snapshot(self) -> SnapshotReader:
+    def open_snapshot(self, piece_bytes: int | None = None) -> SnapshotReader:
         """The state at the durable applied index. Close it soon: while it is open, LMDB cannot reuse what it frees.
 
         Everything about it comes from one LMDB state. Taken from memory, the index could be that of operations which
@@ -283,7 +286,7 @@ class DurableStorage(StoredState):
         and `written` not called yet: the configuration would be one that had been replaced, the tables those that an
         installed snapshot replaced.
         """
-        return SnapshotReader(_Source(self))
+        return SnapshotReader(_Source(self), piece_bytes)
 
     def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int:
         """Write one piece into the generation that is not in force; how many bytes of this snapshot are staged.
@@ -305,14 +308,16 @@ class DurableStorage(StoredState):
             self._staged_bytes += len(piece)
         return self._staged_bytes
 
-    def install(self, head: SnapshotHead) -> None:
+    def install(self, head: SnapshotHead) -> list[tuple[bytes, bytes]]:
         """Put the staged snapshot in force: tables, log and meta in one transaction. Then call `installed`.
 
+        Returns the whole table of sessions, which may be long: so it is read here, where reading holds up nobody.
         Entries after the snapshot stay if the log holds its last one: they may have been acknowledged (section 7).
         """
         assert head == self._staged_head and head.last_index > self.applied_index
         with self._commit() as txn:
             self._put_meta(txn, self._meta_with(head))
+        return self._sessions_in(self._state_tables[1 - self._meta.generation][SESSIONS])
 
     def installed(self, head: SnapshotHead) -> None:
         """Take over what `install` changed; to be called on the reactor's thread. The old generation goes later."""
@@ -323,7 +328,9 @@ class DurableStorage(StoredState):
 
     # --- Opening ----------------------------------------------------------------------------------------------------
 
-    def _used_bytes(self) -> int:
+    @property
+    def used_bytes(self) -> int:
+        """How much of the data file is in use, or was and will be used again."""
         return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def _lengthen(self, used: int) -> None:
@@ -334,7 +341,7 @@ class DurableStorage(StoredState):
 
     def _check_length(self) -> None:
         """A file that was cut short would end the process by a signal as soon as a missing page is looked at."""
-        used = self._used_bytes()
+        used = self.used_bytes
         if os.path.getsize(self._path) < used and not self._directory.is_new:
             raise Damaged(f"{self._path} was cut short: it should have at least {used:,} bytes")
 

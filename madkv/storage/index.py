@@ -1,9 +1,11 @@
 """What is kept in memory about the log on disk, so that few questions about it need the disk: terms, configurations."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 
+from madkv.limits import KIB
 from madkv.raft.configuration import Configuration
-from madkv.raft.messages import Entry, EntryKind
+from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Entry, EntryKind
 
 
 class LogIndex:
@@ -17,6 +19,7 @@ class LogIndex:
         self.last_index = snapshot_index
         self._starts = [snapshot_index]
         self._terms = [snapshot_term]
+        self._sizes = _Sizes(snapshot_index)
         self.configurations: list[tuple[int, Configuration]] = [(snapshot_index, configuration)]
         """Those that took effect in the log, oldest first, led by the one that held at `snapshot_index`."""
 
@@ -29,6 +32,8 @@ class LogIndex:
         """The term of the entry at `index`, None outside."""
         if not self.snapshot_index <= index <= self.last_index:
             return None
+        if index >= self._starts[-1]:
+            return self._terms[-1]  # as most questions are
         return self._terms[bisect_right(self._starts, index) - 1]
 
     def configuration_at(self, index: int) -> Configuration:
@@ -37,15 +42,29 @@ class LogIndex:
 
     def append(self, entry: Entry) -> None:
         """Add the entry that follows, after removing whatever stands at its index and beyond."""
-        if entry.index <= self.last_index:
-            self._truncate(entry.index)
-        assert entry.index == self.last_index + 1, "the log has no gaps"
-        self.last_index = entry.index
-        if entry.term != self._terms[-1]:
-            self._starts.append(entry.index)
-            self._terms.append(entry.term)
-        if entry.kind is EntryKind.CONFIGURATION:
-            self.configurations.append((entry.index, Configuration.decode(entry.payload)))
+        self.extend((entry,))
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """The same for entries that follow each other; at least one."""
+        if entries[0].index <= self.last_index:
+            self._truncate(entries[0].index)
+        last_index, last_term, size = self.last_index, self._terms[-1], 0
+        for entry in entries:
+            last_index += 1
+            assert entry.index == last_index, "the log has no gaps"
+            size += len(entry.payload)
+            if entry.term != last_term:
+                last_term = entry.term
+                self._starts.append(last_index)
+                self._terms.append(last_term)
+            if entry.kind is EntryKind.CONFIGURATION:
+                self.configurations.append((last_index, Configuration.decode(entry.payload)))
+        self.last_index = last_index
+        self._sizes.append(last_index, size + len(entries) * ENTRY_OVERHEAD_BYTES)
+
+    def cut(self, entries_kept: int, bytes_kept: int) -> int:
+        """The index up to which the log may go, so that at most about this many entries and bytes stay."""
+        return max(self.snapshot_index, self.last_index - entries_kept, self._sizes.cut(bytes_kept))
 
     def compact(self, index: int) -> None:
         """Forget what lies before `index`, which becomes the snapshot's last entry."""
@@ -56,12 +75,66 @@ class LogIndex:
         self._terms = [term, *(other for _, other in runs)]
         self.configurations = [(index, configuration), *(each for each in self.configurations if each[0] > index)]
         self.snapshot_index = index
+        self._sizes.compact(index)
 
     def _truncate(self, first: int) -> None:
         assert first > self.snapshot_index
         self.last_index = first - 1
+        self._sizes.truncate(self.last_index)
         while self._starts[-1] >= first:
             self._starts.pop()
             self._terms.pop()
         while self.configurations[-1][0] >= first:
             self.configurations.pop()
+
+
+class _Sizes:
+    """How many bytes of entries there are up to some indexes; between them, as if all entries were alike."""
+
+    MARK_ENTRIES = 64
+    MARK_BYTES = 64 * KIB
+    """So many entries or bytes after the last mark, whichever comes first, there is another."""
+
+    def __init__(self, index: int) -> None:
+        # Counted from some beginning, which does not matter. The first mark is where the log begins, or before it.
+        self._indexes = [index]
+        self._totals = [0]
+        self._last_index = index
+        self._total = 0
+
+    def append(self, index: int, size_bytes: int) -> None:
+        """Add the entries that follow, up to `index`."""
+        self._last_index = index
+        self._total += size_bytes
+        if index - self._indexes[-1] >= self.MARK_ENTRIES or self._total - self._totals[-1] >= self.MARK_BYTES:
+            self._indexes.append(index)
+            self._totals.append(self._total)
+
+    def truncate(self, last_index: int) -> None:
+        """Forget what lies beyond `last_index`."""
+        self._total = self._total_at(last_index)
+        self._last_index = last_index
+        kept = max(1, bisect_right(self._indexes, last_index))
+        del self._indexes[kept:], self._totals[kept:]
+
+    def compact(self, index: int) -> None:
+        """Forget what lies before `index`."""
+        total = self._total_at(index)
+        gone = bisect_right(self._indexes, index)
+        self._indexes[:gone], self._totals[:gone] = [index], [total]
+
+    def cut(self, bytes_kept: int) -> int:
+        """The first mark after which at most this many bytes follow, or the last mark."""
+        return self._indexes[min(bisect_left(self._totals, self._total - bytes_kept), len(self._indexes) - 1)]
+
+    def _total_at(self, index: int) -> int:
+        after = bisect_left(self._indexes, index)
+        if after == len(self._indexes):
+            next_index, next_total = self._last_index, self._total
+        else:
+            next_index, next_total = self._indexes[after], self._totals[after]
+        if next_index <= index or after == 0:
+            return next_total
+        index_before, total_before = self._indexes[after - 1], self._totals[after - 1]
+        share = (index - index_before) / (next_index - index_before)
+        return total_before + int((next_total - total_before) * share)

@@ -69,6 +69,9 @@ class Cut:
 class MemoryStore:
     """The pairs of a replica that keeps them in memory alone."""
 
+    waiting_bytes = 0
+    """What waits to be written to a store: nothing does."""
+
     def __init__(self, undo_bytes_max: int = SCAN_UNDO_BYTES_MAX) -> None:
         self._live: dict[bytes, bytes] = {}
         self._keys: SortedList = SortedList()
@@ -81,11 +84,6 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._live)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """What waits to be written to a store: nothing does."""
-        return 0
 
     def freeze(self) -> dict[bytes, bytes | None]:
         """As an overlay's, when a commit begins. No store beside this one holds the pairs."""

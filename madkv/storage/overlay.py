@@ -7,7 +7,7 @@ applied since, what is being committed, and what the store holds. The middle one
 the store only when the commit is done, and which of the two a reader of the store sees is not known before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from sortedcontainers import SortedDict
@@ -59,7 +59,7 @@ class AppliedPairs:
             self._set(key, None)
         return old
 
-    def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def pairs(self, start: bytes, end: bytes) -> Generator[tuple[bytes, bytes], None, None]:
         """Pairs with start <= key <= end in key order; nothing may be applied while it is read."""
         layers = [_Layer(overlay, start, end) for overlay in (self._filling, self._frozen)]
         stored = self._store.pairs(start, end)

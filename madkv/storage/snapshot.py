@@ -31,6 +31,8 @@ class SnapshotHead:
     last_index: int
     last_term: int
     configuration: Configuration
+    stream: tuple[int, int] = (0, 0)
+    """While it travels: the leader's term and the number of its stream. What was staged of another is of no use."""
 
 
 class SnapshotSource(Protocol):
@@ -50,8 +52,10 @@ class SnapshotSource(Protocol):
 class SnapshotReader:
     """Cuts a source into pieces. The present piece can be had again until the next one is asked for."""
 
-    def __init__(self, source: SnapshotSource) -> None:
+    def __init__(self, source: SnapshotSource, piece_bytes: int | None = None) -> None:
+        """A piece ends with the record that reaches `piece_bytes`, PIECE_BYTES if none are named."""
         self._source = source
+        self._piece_bytes = PIECE_BYTES if piece_bytes is None else piece_bytes
         self._records = chain(
             ((PAIRS, key, value) for key, value in source.records(PAIRS)),
             ((SESSIONS, key, value) for key, value in source.records(SESSIONS)),
@@ -78,7 +82,7 @@ class SnapshotReader:
     def _fill(self) -> None:
         parts: list[bytes] = []
         size = 0
-        while self._lookahead is not None and size < PIECE_BYTES:
+        while self._lookahead is not None and size < self._piece_bytes:
             table, key, value = self._lookahead
             parts += (_RECORD.pack(table, len(key), len(value)), key, value)
             size += _RECORD.size + len(key) + len(value)

@@ -1,7 +1,5 @@
 """What memory knows of a store: how far it goes, the log's terms and configurations, what a commit makes of them."""
 
-from itertools import pairwise
-
 import attrs
 
 from madkv.raft.configuration import Configuration
@@ -18,6 +16,7 @@ class StoredState:
     def __init__(self, hard_state: HardState, meta: Meta, index: LogIndex) -> None:
         self.hard_state = hard_state
         self._meta = meta
+        self._prepared = meta
         self._index = index
         self._staged_head: SnapshotHead | None = None
         self._staged_bytes = 0
@@ -55,29 +54,37 @@ class StoredState:
         """Take over what a batch changed; to be called on the reactor's thread, after `write`."""
         if batch.hard_state is not None:
             self.hard_state = batch.hard_state
-        self._meta = self._meta_after(batch)
-        for entry in batch.entries:
-            self._index.append(entry)
+        self._meta = self._prepared
+        if batch.entries:
+            self._index.extend(batch.entries)
         if batch.compact_to is not None:
             self._index.compact(batch.compact_to)
+
+    def cut(self, entries_kept: int, bytes_kept: int) -> int:
+        """The index up to which the log may go, so that at most about this many entries and bytes of it stay."""
+        return self._index.cut(entries_kept, bytes_kept)
 
     def compaction_target(self, wanted: int) -> int | None:
         """How far a log that is to be cut up to `wanted` may be cut; None when there is nothing to cut."""
         target = min(wanted, self.applied_index)
         return target if target > self.snapshot_index else None
 
-    def _meta_after(self, batch: Batch) -> Meta:
-        """What holds after a batch. What does not fit together is caught here, before it is on disk."""
-        meta, last_index = self._meta, self.last_index
-        entries = batch.entries
+    def _prepare(self, batch: Batch) -> Meta:
+        """What holds after a batch, for `written` to take over; `write` begins with it.
+
+        What does not fit together is caught here, before it is on disk.
+        """
+        meta, entries = self._meta, batch.entries
+        last_index = self._index.last_index
         if entries:
-            first, last_index = entries[0].index, entries[-1].index
-            assert meta.applied_index < first <= self.last_index + 1, "the log has no gaps, and keeps what was applied"
-            assert all(entry.index == index for index, entry in enumerate(entries, first)), (
-                "entries are written in the order of their indexes"
-            )
-            terms = [self.term_of(first - 1) or 0, *(entry.term for entry in entries)]
-            assert all(before <= after for before, after in pairwise(terms)), "terms never go back in a log"
+            first = entries[0].index
+            assert meta.applied_index < first <= last_index + 1, "the log has no gaps, and keeps what was applied"
+            last_index = entries[-1].index
+            index, term = first, self._index.term_of(first - 1) or 0
+            for entry in entries:
+                assert entry.index == index, "entries are written in the order of their indexes"
+                assert entry.term >= term, "terms never go back in a log"
+                index, term = index + 1, entry.term
         if batch.applied_index is not None:
             assert meta.applied_index <= batch.applied_index <= last_index, "the log covers what was applied"
             meta = attrs.evolve(meta, applied_index=batch.applied_index)
@@ -86,10 +93,13 @@ class StoredState:
             assert not batch.pairs and not batch.sessions, "tables come with the index that they go up to"
         if batch.compact_to is not None:
             assert self.snapshot_index <= batch.compact_to <= self.applied_index, "the log is cut where data covers it"
-            term = self._index.term_of(batch.compact_to)
-            assert term is not None
+            cut_term = self._index.term_of(batch.compact_to)
+            assert cut_term is not None
             configuration = self._index.configuration_at(batch.compact_to)
-            meta = attrs.evolve(meta, snapshot_index=batch.compact_to, snapshot_term=term, configuration=configuration)
+            meta = attrs.evolve(
+                meta, snapshot_index=batch.compact_to, snapshot_term=cut_term, configuration=configuration
+            )
+        self._prepared = meta
         return meta
 
     def _configuration_after(self, batch: Batch, index: int) -> Configuration:

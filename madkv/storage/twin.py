@@ -1,4 +1,4 @@
-"""The LMDB store's twin in memory, for a server in memory and for simulated disks: the same answers, and no files.
+"""The LMDB store's twin in memory, for simulated disks: the same answers, and no files.
 
 A `TwinDisk` is what survives a crash; `TwinStorage(disk, ...)` opens it, again and again. What `write` and `install`
 were called for is on it. What was staged is lost, as it is on a real disk when the store is opened.
@@ -86,7 +86,7 @@ class TwinStorage(StoredState):
 
     def write(self, batch: Batch) -> None:
         """Put a batch on the disk."""
-        meta = self._meta_after(batch)
+        meta = self._prepare(batch)
         disk = self._disk
         disk.hard_state = batch.hard_state or disk.hard_state
         log = disk.log[: batch.entries[0].index - self.snapshot_index - 1] if batch.entries else disk.log
@@ -100,9 +100,9 @@ class TwinStorage(StoredState):
         super().written(batch)
         self._log = self._disk.log
 
-    def open_snapshot(self) -> SnapshotReader:
+    def open_snapshot(self, piece_bytes: int | None = None) -> SnapshotReader:
         """The state at the applied index on the disk."""
-        return SnapshotReader(_Source(self._disk))
+        return SnapshotReader(_Source(self._disk), piece_bytes)
 
     def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int:
         """Keep one piece of a snapshot; how many bytes of this one are staged."""
@@ -123,12 +123,13 @@ class TwinStorage(StoredState):
             self._staged_bytes += len(piece)
         return self._staged_bytes
 
-    def install(self, head: SnapshotHead) -> None:
-        """Put the staged snapshot in force. Then call `installed`."""
+    def install(self, head: SnapshotHead) -> list[tuple[bytes, bytes]]:
+        """Put the staged snapshot in force. Then call `installed`. Returns the whole table of sessions."""
         assert head == self._staged_head and head.last_index > self.applied_index
         self._disk.meta = self._meta_with(head)
         kept = self._disk.log[head.last_index - self.snapshot_index :] if self._keeps_log(head) else []
         self._disk.log, self._disk.tables = kept, self._staged
+        return list(self._staged[SESSIONS].items())
 
     def installed(self, head: SnapshotHead) -> None:
         """Take over what `install` changed."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
+from madkv.raft.bounds import USUAL
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, Persist, RaftCore, Ready, ReleasedRead, Role
 from madkv.raft.invariants import GroupHistory, Seen, check_state, check_step
-from madkv.raft.log import TAIL_BYTES_KEPT
 from madkv.raft.messages import (
     AppendReply,
     Entry,
@@ -26,6 +26,7 @@ from madkv.raft.messages import (
 
 PIECE_BYTES = 16
 """A snapshot's data is the 32-byte digest of everything applied: two pieces."""
+BOUNDS = USUAL
 PATIENCE = 4 * HEARTBEAT_TICKS
 """Ticks after which a stream of a snapshot that does not move is given up."""
 
@@ -127,6 +128,7 @@ class Disk:
 class Stream:
     """A snapshot on its way to a peer: what a leader's driver remembers."""
 
+    number: int
     last_index: int
     last_term: int
     configuration: Configuration
@@ -141,9 +143,7 @@ class Node:
     def __init__(self, group: "Group", who: Member, disk: Disk) -> None:
         self.group = group
         self.disk = disk
-        self.core = RaftCore(
-            who, disk, disk.hard_state, disk.configurations(), disk.snapshot_index, group.draw, TAIL_BYTES_KEPT
-        )
+        self.core = RaftCore(who, disk, disk.hard_state, disk.configurations(), disk.snapshot_index, group.draw, BOUNDS)
         self.state = disk.state
         self.states = {disk.snapshot_index: disk.state}
         self.writing: Persist | None = None
@@ -152,6 +152,7 @@ class Node:
         self.refused: list[Any] = []
         self.streams: dict[Member, Stream] = {}
         self.staged = b""
+        self.started = 0
         self.staging: tuple[int, int] = (0, 0)
         self.installing: SnapshotPiece | None = None
         self.is_switching = False
@@ -225,7 +226,8 @@ class Node:
         self.refused += ready.refused_reads
         for to in ready.snapshots_wanted:
             disk = self.disk
-            self.streams[to] = Stream(disk.snapshot_index, disk.snapshot_term, disk.base, disk.state)
+            self.started += 1
+            self.streams[to] = Stream(self.started, disk.snapshot_index, disk.snapshot_term, disk.base, disk.state)
             self.core.snapshot_started(to, disk.snapshot_index)
             sent.append(self.piece(to))
         for piece in ready.pieces:
@@ -237,7 +239,7 @@ class Node:
         self.check()
         if isinstance(message, SnapshotReply) and message.term == self.core.term and message.sender in self.streams:
             stream = self.streams[message.sender]
-            if stream.last_index == message.last_index and stream.offset < message.offset < len(stream.state):
+            if stream.number == message.stream and stream.offset < message.offset < len(stream.state):
                 stream.offset, stream.silent_ticks = message.offset, 0
                 self.group.network.append(self.piece(message.sender))
 
@@ -265,6 +267,7 @@ class Node:
             sender=self.core.member,
             to=to,
             term=self.core.term,
+            stream=stream.number,
             last_index=stream.last_index,
             last_term=stream.last_term,
             configuration=stream.configuration,
@@ -275,15 +278,15 @@ class Node:
 
     def stage(self, piece: SnapshotPiece) -> None:
         """Take in a piece of a snapshot, in order."""
-        if self.installing is not None:
+        if self.installing is not None or (piece.term, piece.stream) < self.staging:
             return
-        if self.staging != (piece.last_index, piece.last_term):
-            self.staging, self.staged = (piece.last_index, piece.last_term), b""
+        if self.staging != (piece.term, piece.stream):
+            self.staging, self.staged = (piece.term, piece.stream), b""
         if piece.offset == len(self.staged):
             self.staged += piece.data
             if piece.done:
                 self.installing = piece
-        self.core.snapshot_staged(piece.sender, piece.term, piece.last_index, len(self.staged))
+        self.core.snapshot_staged(piece, len(self.staged))
 
     def write(self) -> None:
         """The persist under way is done, or the switch to a snapshot is, or one begins."""

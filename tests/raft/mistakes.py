@@ -14,12 +14,12 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         [
             (
                 (
-                    "        index = self.configuration.quorum_value(matched)\n"
+                    "        index = quorum_value(matched)\n"
                     "        if index > self.commit_index and self.log.term_of(index) == self.term:\n"
                     "            self._commit_to(index)"
                 ),
                 (
-                    "        reached = self.configuration.quorum_value(matched)\n"
+                    "        reached = quorum_value(matched)\n"
                     "        index = self.commit_index\n"
                     "        while index < reached and self.log.term_of(index + 1) == self.term:\n"
                     "            index += 1\n"
@@ -106,7 +106,26 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "leader counts itself before its fsync",
         "core.py",
         [
-            ("matched[self.member] = self.log.stable_index", "matched[self.member] = self.log.last_index"),
+            ("matched.append(self.log.stable_index)", "matched.append(self.log.last_index)"),
+            (
+                ("        self._append(entry)\n        return entry.index"),
+                (
+                    "        self._append(entry)\n"
+                    "        if self.role is Role.LEADER:\n"
+                    "            self._count_acknowledgements()\n"
+                    "        return entry.index"
+                ),
+            ),
+        ],
+    ),
+    (
+        "leader of one counts itself before its fsync",
+        "core.py",
+        [
+            (
+                "matched.append(self.log.stable_index)",
+                "matched.append(self.log.last_index if not self.progress else self.log.stable_index)",
+            ),
             (
                 ("        self._append(entry)\n        return entry.index"),
                 (
@@ -300,8 +319,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("        if self._installing is not None:\n            return\n        log = self.log"),
-                "        log = self.log",
+                "if self._installing is not None or not _follow_each_other(message):",
+                "if not _follow_each_other(message):",
             ),
         ],
     ),
@@ -397,6 +416,11 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "learners count for commitment",
+        "core.py",
+        [("for peer in peers & self.configuration.voters]", "for peer in peers]")],
+    ),
+    (
         "PreVote ignores lower terms silently",
         "core.py",
         [
@@ -423,7 +447,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "leader cut off never steps down",
         "core.py",
         [
-            ("if not self.configuration.is_quorum(active | {self.member}):", "if False:"),
+            ("if not self.configuration.is_quorum({*self._active_peers(), self.member}):", "if False:"),
         ],
     ),
     (
@@ -524,8 +548,11 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                "return self._configurations[-1][1]",
-                "return next(c for i, c in reversed(self._configurations) if i <= self.commit_index)",
+                "    def _note_configuration(self) -> None:\n        self.configuration = self._configurations[-1][1]\n",
+                "    @property\n"
+                "    def configuration(self):\n"
+                "        return next(c for i, c in reversed(self._configurations) if i <= self.commit_index)\n\n"
+                "    def _note_configuration(self) -> None:\n",
             ),
         ],
     ),
@@ -563,8 +590,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                "matched[self.member] = self.log.stable_index",
-                "matched[next(iter(sorted(self.configuration.voters))) if not self.is_voter else self.member] = self.log.stable_index",
+                "        if self.is_voter:\n            matched.append(",
+                "        if not self.is_voter and matched:\n            matched.pop()\n        if True:\n            matched.append(",
             ),
         ],
     ),
@@ -621,7 +648,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("                if progress.is_active:\n                    self._ask"),
+                ("                if self._is_active(progress):\n                    self._ask"),
                 ("                if True:\n                    self._ask"),
             ),
         ],
@@ -631,7 +658,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("            if progress.is_active:\n                progress.snapshot()"),
+                ("            if self._is_active(progress):\n                progress.snapshot()"),
                 ("            if True:\n                progress.snapshot()"),
             ),
         ],
@@ -641,7 +668,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                "while not progress.is_waiting and progress.in_flight_bytes < IN_FLIGHT_BYTES_MAX:",
+                "while not progress.is_waiting and progress.in_flight_bytes < self._bounds.in_flight_bytes:",
                 "while not progress.is_waiting:",
             ),
         ],
@@ -701,8 +728,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                "to == self.member or to not in self.configuration.voters:",
-                "to == self.member or to not in self.configuration.members:",
+                "not self._is_active(progress) or to not in self.configuration.voters:",
+                "not self._is_active(progress):",
             ),
         ],
     ),
@@ -762,6 +789,91 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         [
             ("        self._under_way, self._held = self._held, []", "        pass"),
             ("        self._deliver(self._under_way)\n", "        self._deliver(self._held)\n"),
+        ],
+    ),
+    (
+        "transfer to the dead",
+        "core.py",
+        [
+            (
+                "progress is None or not self._is_active(progress) or to not in",
+                "progress is None or to not in",
+            ),
+        ],
+    ),
+    (
+        "leader whose disk hangs leads on",
+        "core.py",
+        [
+            (
+                "        if self._stalled_ticks >= STALLED_TICKS:\n            self._let_another_lead()\n",
+                "",
+            ),
+        ],
+    ),
+    (
+        "leader whose disk hangs only tries to hand over",
+        "core.py",
+        [("        if self._stalled_ticks >= STALLED_TICKS + ELECTION_TICKS:\n", "        if False:\n")],
+    ),
+    (
+        "leader whose disk hangs goes although it is needed",
+        "core.py",
+        [("if not self.configuration.is_quorum(self._active_peers()):", "if False:")],
+    ),
+    (
+        "campaign with a disk that hangs",
+        "core.py",
+        [("            return False  # Its vote could not be saved.\n", "            pass\n")],
+    ),
+    (
+        "what the disk is doing taken for hanging",
+        "core.py",
+        [("        self._persisting = None\n        self._stalled_ticks = 0\n", "        self._persisting = None\n")],
+    ),
+    (
+        "all peers at once without bound",
+        "core.py",
+        [
+            (
+                "            if self._entries_left <= 0 or self._bytes_left <= 0:\n                return\n        ",
+                "        ",
+            ),
+        ],
+    ),
+    (
+        "who came short is not the next",
+        "core.py",
+        [("            if self._served_next in self.progress:\n", "            if False:\n")],
+    ),
+    (
+        "Append of any number of entries",
+        "core.py",
+        [("last = min(log.last_index, previous + self._bounds.append_entries)", "last = log.last_index")],
+    ),
+    (
+        "Append with a gap taken",
+        "core.py",
+        [("if self._installing is not None or not _follow_each_other(message):", "if self._installing is not None:")],
+    ),
+    (
+        "held answers pile up",
+        "core.py",
+        [("            if type(other) is type(message) and", "            if False and")],
+    ),
+    (
+        "held acknowledgements pile up",
+        "core.py",
+        [("            if isinstance(held, AppendReply) and", "            if False and")],
+    ),
+    (
+        "a snapshot waited for that is not needed any more",
+        "core.py",
+        [
+            (
+                "            if progress.flow is Flow.SNAPSHOT and message.match_index + 1 >= self.log.first_index:\n",
+                "            if False:\n",
+            )
         ],
     ),
 ]

@@ -2,9 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft import core as core_module
+from madkv.raft.bounds import Bounds
 from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS
 from madkv.raft.messages import Append, AppendReply, EntryKind, Heartbeat, Message
+from tests.raft import group as group_module
 from tests.raft.group import Group, Node, entry, member, said, without
 
 
@@ -139,7 +140,7 @@ class CommitTest(SynchronousTestCase):
             self.assertEqual(len(leader.payloads), number + 1)
 
     def test_what_is_applied_at_once_is_bounded(self) -> None:
-        self.patch(core_module, "APPLY_BYTES_MAX", 100)
+        self.patch(group_module, "BOUNDS", Bounds(apply_bytes=200))
         group, leader = self.leader(1)
         for _ in range(10):
             leader.core.propose(bytes(60))

@@ -10,7 +10,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft import core as core_module
+from madkv.raft.bounds import Bounds
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import ELECTION_TICKS, Role
 from madkv.raft.messages import Message
@@ -231,10 +231,19 @@ class RandomSchedulesTest(SynchronousTestCase):
 
 def small(patch: Callable[[object, str, object], object]) -> None:
     """Bounds that are reached with a few entries."""
-    patch(core_module, "APPEND_BYTES_MAX", 300)
-    patch(core_module, "IN_FLIGHT_BYTES_MAX", 1000)
-    patch(core_module, "APPLY_BYTES_MAX", 300)
-    patch(group_module, "TAIL_BYTES_KEPT", 500)
+    patch(
+        group_module,
+        "BOUNDS",
+        Bounds(
+            append_bytes=600,
+            append_entries=5,
+            in_flight_bytes=2000,
+            turn_bytes=1000,
+            turn_entries=7,
+            apply_bytes=600,
+            tail_bytes_kept=1000,
+        ),
+    )
 
 
 if __name__ == "__main__":
@@ -242,5 +251,9 @@ if __name__ == "__main__":
     first = int(sys.argv[1])
     total: Counter[str] = Counter()
     for seed in range(first, int(sys.argv[2]) if len(sys.argv) > 2 else first + 1):
-        total += run(seed)
+        try:
+            total += run(seed)
+        except Exception as error:
+            print(f"seed {seed} FAILED: {type(error).__name__}: {error}")
+            raise
     print(total)

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft import core as core_module
+from madkv.raft.bounds import Bounds
 from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS
 from madkv.raft.messages import Append, AppendRefusal, AppendReply, Entry, Heartbeat, HeartbeatReply, Message
 from madkv.raft.progress import Flow
+from tests.raft import group as group_module
 from tests.raft.group import ELECTION, Group, Node, entry, member, said, without
 
 
@@ -61,6 +62,19 @@ class FollowerTest(SynchronousTestCase):
         group, node = self.follower(1, 1, 2)
         group.deliver(append(3, (1, 1), [1, 2, 3]))
         self.assertEqual(terms(node), [1, 1, 2, 3])
+
+    def test_entries_that_no_leader_sends_are_dropped(self) -> None:
+        """A gap, a term that goes back, or one that is not reached yet: nothing of it is taken, and nobody falls."""
+        gap = (entry(1, 1), entry(3, 1))
+        back = (entry(1, 3), entry(2, 2))
+        ahead = (entry(1, 3), entry(2, 9))
+        for entries in (gap, back, ahead, (entry(2, 1),)):
+            group = Group(3)
+            fields = {"previous_index": 0, "previous_term": 0, "commit_index": 0}
+            group.deliver(said(Append, 2, 1, term=5, entries=entries, **fields))
+            self.assertEqual(group[1].core.log.last_index, 0)
+            group.settle(lambda message: False)
+            self.assertEqual(group.sent(AppendReply), [])
 
     def test_the_same_append_twice(self) -> None:
         """5.3: it is idempotent; a leader may send again whatever was not answered."""
@@ -202,8 +216,7 @@ class LeaderTest(SynchronousTestCase):
 
     def test_what_is_in_flight_is_bounded(self) -> None:
         """A slow peer costs the others nothing: at most a number of bytes is on its way to it."""
-        self.patch(core_module, "APPEND_BYTES_MAX", 1000)
-        self.patch(core_module, "IN_FLIGHT_BYTES_MAX", 5000)
+        self.patch(group_module, "BOUNDS", Bounds(append_bytes=1000, in_flight_bytes=5000))
         group = Group(3)
         leader = group.elect(1)
         for _ in range(100):
@@ -211,7 +224,7 @@ class LeaderTest(SynchronousTestCase):
         group.settle(without(3))
         progress = leader.core.progress[member(3)]
         self.assertEqual(leader.core.commit_index, 101)
-        self.assertLess(progress.in_flight_bytes, 5000 + 1000 + 132)
+        self.assertLess(progress.in_flight_bytes, 5000 + 1000 + 228)
         group.run(5 * HEARTBEAT_TICKS)
         self.assertEqual((progress.match_index, progress.in_flight_bytes), (101, 0))
 
@@ -337,9 +350,44 @@ class LeaderTest(SynchronousTestCase):
         group.collect()
         self.assertEqual([message.to.replica for message in group.sent(Append)], list(range(2, 10)))
 
+    def test_one_ready_does_not_serve_all_who_are_behind(self) -> None:
+        """Reading for all of them at once would take longer than an election; each has its turn."""
+        self.patch(group_module, "BOUNDS", Bounds(append_entries=2, turn_entries=5))
+        group = Group(5)
+        leader = group.elect(1)
+        for _ in range(30):
+            leader.core.propose(b"value")
+        served: list[int] = []
+        while ready := leader.core.ready():
+            appends = [message for message in ready.messages if isinstance(message, Append)]
+            self.assertLessEqual(sum(len(message.entries) for message in appends), 5 + 1)
+            self.assertLessEqual(max((len(message.entries) for message in appends), default=0), 2)
+            served += sorted({message.to.replica for message in appends})
+            if not leader.core.has_more_to_send:
+                break
+        self.assertEqual(served, [2, 3, 4, 5] * 5)
+        for progress in leader.core.progress.values():
+            self.assertEqual(progress.next_index, 32)
+
+    def test_a_bound_on_bytes_of_one_ready(self) -> None:
+        self.patch(group_module, "BOUNDS", Bounds(append_bytes=1000, turn_bytes=1500))
+        group = Group(5)
+        leader = group.elect(1)
+        for _ in range(30):
+            leader.core.propose(bytes(100))
+        sizes = []
+        for _ in range(100):
+            messages = leader.core.ready().messages
+            appends = [message for message in messages if isinstance(message, Append)]
+            sizes.append(sum(entry.size_bytes for message in appends for entry in message.entries))
+        self.assertLess(max(sizes), 1500 + 1000 + 228)
+        self.assertFalse(leader.core.has_more_to_send)
+        for progress in leader.core.progress.values():
+            self.assertEqual(progress.next_index, 32)
+
     def test_a_long_log_goes_in_bounded_pieces(self) -> None:
         """A follower far behind gets everything, whatever the bound of one message."""
-        self.patch(core_module, "APPEND_BYTES_MAX", 100)
+        self.patch(group_module, "BOUNDS", Bounds(append_bytes=300))
         group = Group(3)
         leader = group.elect(1, without(3))
         for _ in range(50):

@@ -25,6 +25,7 @@ def piece(last_index: int, last_term: int, term: int = 5, voters: Iterable[int] 
         sender=member(2),
         to=member(1),
         term=term,
+        stream=1,
         last_index=last_index,
         last_term=last_term,
         configuration=Configuration(members(*voters)),
@@ -120,6 +121,19 @@ class StreamTest(SynchronousTestCase):
         self.group[3].disk.log += self.group[2].disk.log[1:]
         self.group.deliver(said(AppendReply, 3, 1, term=1, match_index=10))
         self.assertIs(self.progress.flow, Flow.SNAPSHOT)
+        self.group.deliver(said(AppendReply, 3, 1, term=1, match_index=11))
+        self.assertIs(self.progress.flow, Flow.REPLICATE)
+
+    def test_an_earlier_snapshot_that_arrived_will_do(self) -> None:
+        """The stream of it was given up, and it was installed after all; the log has what follows."""
+        self.group.run(2 * HEARTBEAT_TICKS, lambda message: not isinstance(message, SnapshotPiece))
+        self.leader.core.snapshot_given_up(member(3))
+        for number in range(5):
+            self.leader.core.propose(b"%d" % number)
+        self.group.settle(without(3))
+        self.progress.snapshot()
+        self.leader.core.snapshot_started(member(3), 16)
+        self.group[3].disk.log += self.group[2].disk.log[:11]
         self.group.deliver(said(AppendReply, 3, 1, term=1, match_index=11))
         self.assertIs(self.progress.flow, Flow.REPLICATE)
 
@@ -265,7 +279,7 @@ class InstallTest(SynchronousTestCase):
     def test_a_request_for_more_in_an_old_term_is_not_sent(self) -> None:
         """The disk staged a piece of a leader that leads no more."""
         group, node = self.follower(term=6)
-        node.core.snapshot_staged(member(2), 5, 5, 16)
+        node.core.snapshot_staged(piece(5, 5, term=5), 16)
         group.collect()
         self.assertEqual(group.network, [])
 

@@ -48,6 +48,24 @@ class TransferTest(SynchronousTestCase):
         self.group.settle(without(2))
         self.assertEqual(self.leader.payloads, [b"value"])
 
+    def test_who_does_not_answer_is_no_target(self) -> None:
+        """Proposals would be refused for an election time-out, and for nothing."""
+        self.group.run(ELECTION_TICKS + 2, without(2))
+        self.assertFalse(self.leader.core.transfer_leadership(member(2)))
+        self.assertEqual(self.leader.core.propose(b"value"), 2)
+        self.group.settle(without(2))
+        self.assertTrue(self.leader.core.hand_over())
+        self.group.settle(without(2))
+        self.assertEqual(self.group.leader.core.member, member(3))
+
+    def test_it_is_handed_to_whom_has_most(self) -> None:
+        self.leader.core.propose(b"value")
+        self.group.settle(without(3))
+        self.assertTrue(self.leader.core.hand_over())
+        self.group.settle()
+        self.assertEqual(self.group.leader.core.member, member(2))
+        self.assertFalse(self.leader.core.hand_over(), "it leads no more")
+
     def test_a_lost_message_leaves_the_leader_in_office(self) -> None:
         self.leader.core.transfer_leadership(member(2))
         self.group.run(ELECTION_TICKS, lambda message: not isinstance(message, TimeoutNow))

@@ -20,8 +20,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-import attrs
-
 from madkv.errors import MadKVError
 from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
@@ -114,7 +112,7 @@ def check_that_it_goes_on(path: Path) -> None:
         store = open_store(path, sync=False)
         try:
             found = facts(store)
-            following = Batch(hard_state=attrs.evolve(store.hard_state, term=store.hard_state.term + 1))
+            following = Batch(hard_state=store.hard_state._replace(term=store.hard_state.term + 1))
             take(store, following)
             wrong = differences(facts(store), found | {"hard state": following.hard_state})
         finally:

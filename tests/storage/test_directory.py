@@ -81,6 +81,37 @@ class IdentityTest(DirectoryCase):
         self.assertEqual((self.path / "thesis.tex").read_text(), "years of work")
 
 
+class ClusterTest(DirectoryCase):
+    """Whose directory it is may be known only after others were told of its disk id."""
+
+    def test_the_disk_id_stays_through_crashes_before_there_is_anything_else(self) -> None:
+        for new_disk in (DISK, b"another disk id!"):
+            directory = Directory(self.path, None, "n", new_disk)
+            self.assertEqual((directory.identity, directory.is_new), (Identity("", "n", DISK), True))
+            directory.close()
+
+    def test_half_a_disk_id_was_told_to_nobody(self) -> None:
+        self.path.mkdir()
+        for half in ("", DISK.hex()[:20], DISK.hex(), "no hexadecimal digits\n"):
+            (self.path / CREATING_FILE).write_text(half)
+            directory = Directory(self.path, None, "n", b"another disk id!")
+            self.assertEqual(directory.identity.disk, b"another disk id!", half)
+            directory.close()
+
+    def test_a_new_one_joins_a_cluster_once(self) -> None:
+        directory = Directory(self.path, None, "n", DISK)
+        directory.join("c")
+        refused = self.assertRaises(WrongDirectory, directory.join, "d")
+        self.assertIn("belongs to node n of cluster c, not to node n of cluster d", str(refused))
+        directory.made()
+        directory.close()
+        again = Directory(self.path, None, "n", b"another disk id!")
+        self.assertEqual((again.identity, again.is_new), (Identity("c", "n", DISK), False))
+        self.assertRaises(WrongDirectory, again.join, "d")
+        again.join("c")
+        again.close()
+
+
 class DamageTest(DirectoryCase):
     def test_files_that_are_missing_empty_or_cut_short(self) -> None:
         self.make()
@@ -162,10 +193,11 @@ class CreationTest(DirectoryCase):
                 for patch in patches:
                     patch.stop()
             before = {file.name for file in path.iterdir()} if path.exists() else set()
+            is_drawn = CREATING_FILE in before and (path / CREATING_FILE).read_text() == f"{DISK.hex()}\n"
             disk = b"second disk id.."
             store = opened(path, disk=disk)
             made_before = IDENTITY_FILE in before
-            self.assertEqual(store._directory.identity.disk, DISK if made_before else disk, (step, before))
+            self.assertEqual(store._directory.identity.disk, DISK if made_before or is_drawn else disk, (step, before))
             self.assertEqual((store.last_index, store.configurations[0][0]), (0, 0))
             store.close()
             names_left = {file.name for file in path.iterdir()}

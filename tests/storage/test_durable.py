@@ -212,7 +212,7 @@ class FailureTest(StoreCase):
         keys = [(b"%04d" % number).ljust(400, b"k") for number in range(1000)]
         self.commit(entries=entries(1, 2), pairs=dict.fromkeys(keys, bytes(100)), applied_index=1)
         self.commit(hard_state=HardState(2), pairs=dict.fromkeys(keys), applied_index=2)
-        return self.store._used_bytes() - os.path.getsize(f"{self.path}/{DATA_FILE}")
+        return self.store.used_bytes - os.path.getsize(f"{self.path}/{DATA_FILE}")
 
     def test_a_file_is_never_shorter_than_what_is_checked_at_the_next_start(self) -> None:
         self.assertLess(self.removing_everything(), -durable.FILE_AHEAD_BYTES // 4)
