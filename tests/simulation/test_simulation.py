@@ -6,9 +6,7 @@ import sys
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.testing.sim.storm import Storm
-from tests.mutation import mutated
 from tests.processes import ROOT
-from tests.simulation.mistakes import MUTATIONS
 
 
 class SimulationTest(SynchronousTestCase):
@@ -32,8 +30,3 @@ class SimulationTest(SynchronousTestCase):
         other = Storm(6, keeps_trace=True)
         other.run(6)
         self.assertNotEqual(first.world.trace, other.world.trace)
-
-    def test_every_mistake_fits_the_code(self) -> None:
-        """Those that do not would pass unnoticed until somebody runs `python -m tests.simulation.mutate`."""
-        for name, file, changes in MUTATIONS:
-            self.assertIsNotNone(mutated((ROOT / "madkv" / file).read_text(), changes), name)

@@ -1,4 +1,8 @@
-"""Simulated clients: production sessions, one call at a time, over a network that loses calls and answers."""
+"""Simulated clients: production sessions, one call at a time, over a network that loses calls and answers.
+
+One client has no session. It makes a call again only when it was told that the call was not executed, so it shows when
+that is told in error; otherwise the outcome is unknown.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +15,14 @@ from madkv.testing.history import Operation as Recorded
 from madkv.testing.sim.group import Group
 from madkv.testing.sim.world import World
 
-TRY_SECONDS = 0.4
+TRY_SECONDS = 0.4, 1.0
+"""How long clients wait for an answer: shorter than a leader that is cut off remains one, or longer."""
 PAUSE_SECONDS = 0.05
 GIVE_UP_CHANCE = 0.01
 """How often a client's life ends in the middle of a call."""
+REST_CHANCE = 0.1
+REST_SECONDS_MAX = 1.5
+"""Between bursts of calls clients rest, so that calls go on for as long as faults do."""
 SCANNED = b"k", b"l"
 
 
@@ -32,6 +40,8 @@ class Client:
         self._lives = 0
         self._try = 0  # which try the present one is, so that late answers are told from present ones
         self._target = number % len(group.machines)
+        self._try_seconds = TRY_SECONDS[number % 2]
+        self._has_session = number > 0
         self._values = 0
         self.done = 0
         self.wanted = 0
@@ -81,6 +91,8 @@ class Client:
         self._try += 1
         if self._call is None:
             self._ask_read()
+        elif not self._has_session:
+            self._ask(Write(WriteKind[self._kind], self._key, self._value or b""), self._answered)
         elif self._session.index is None:
             self._ask(OpenSession(self._session.client_id), self._opened)
         else:
@@ -97,7 +109,7 @@ class Client:
             )  # fmt: skip
             self._ask(write, self._answered)
         number = self._try
-        self._world.later(TRY_SECONDS, lambda: self._timed_out(number))
+        self._world.later(self._try_seconds, lambda: self._timed_out(number))
 
     def _ask(self, operation: Operation, then: Callable[[Any], None]) -> None:
         self._post(lambda replica, reply: replica.propose(operation, reply), then)
@@ -122,27 +134,37 @@ class Client:
         target, number, network = self._target, self._try, self._group.network
         place = -1 - self.number
         is_write = self._call is not None
+        has_arrived = False
 
         def arrived() -> None:
+            nonlocal has_arrived
+            if has_arrived and not self._has_session:
+                return  # Within one connection nothing comes twice.
+            has_arrived = True
             machine = self._group.machines[target]
             replica = machine.replica
             machine.touch()
             # A write of an earlier try is executed too: the server cannot know that nobody waits any more.
             if replica is not None and (number == self._try or is_write):
-                work(replica, lambda result: network.send(target, place, lambda: back(result)))
+                work(replica, lambda result: network.send(target, place, lambda: back(result), may_repeat=False))
 
         def back(result: Any) -> None:
             if number == self._try:
                 then(result)
 
-        network.send(place, target, arrived)
+        network.send(place, target, arrived, may_repeat=False)
 
     # --- Answers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_unknown_without_session(self) -> bool:
+        """Whether nobody can tell what became of the present call, unless it was refused."""
+        return self._call is not None and not self._has_session
 
     def _timed_out(self, number: int) -> None:
         if number == self._try and not self._is_idle:
             self._world.counts["tries timed out"] += 1
-            if self._world.chance.random() < GIVE_UP_CHANCE:
+            if self._world.chance.random() < GIVE_UP_CHANCE or self._is_unknown_without_session:
                 self._unknown()
             else:
                 self._try_elsewhere()
@@ -174,9 +196,12 @@ class Client:
                 return
             self._try_elsewhere()
         elif isinstance(result, MadKVError):
+            self._world.counts[type(result).__name__] += 1
+            if not isinstance(result, Refused) and self._is_unknown_without_session:
+                self._unknown()
+                return
             if isinstance(result, Refused) and call is not None:
                 self._session.not_executed(call)
-            self._world.counts[type(result).__name__] += 1
             self._try_elsewhere()
         else:
             if call is not None:
@@ -193,4 +218,6 @@ class Client:
         self._try += 1
         self._record(Recorded(self.number, self._kind, self._key, self._value, self._called_ns, returned_ns, result))
         self.done += 1
-        self._world.later(self._world.chance.uniform(0, 0.01), self._next_call)
+        chance = self._world.chance
+        rest = REST_SECONDS_MAX if chance.random() < REST_CHANCE else 0.01
+        self._world.later(chance.uniform(0, rest), self._next_call)

@@ -9,6 +9,7 @@ from madkv.raft.core import Role
 from madkv.raft.invariants import GroupHistory, Seen, check_state, check_step
 from madkv.raft.messages import Append, Message, SnapshotPiece
 from madkv.server.replica import Replica, Tuning
+from madkv.sessions import Sessions
 from madkv.state_machine import StateMachine
 from madkv.storage.overlay import AppliedPairs
 from madkv.storage.snapshot import SnapshotHead
@@ -30,6 +31,7 @@ class Machine:
         self.clock = LocalClock(group.world, self.touch)
         self.replica: Replica | None = None
         self.pairs: AppliedPairs | None = None
+        self._storage: TwinStorage | None = None
         self._seen: Seen | None = None
         self._committed = 0
         self._role = Role.FOLLOWER
@@ -43,22 +45,32 @@ class Machine:
         """Whether a replica runs."""
         return self.replica is not None
 
+    @property
+    def staged_bytes(self) -> int:
+        """How much of a snapshot is staged on the disk."""
+        return 0 if self._storage is None else self._storage._staged_bytes
+
     def start(self) -> None:
         """Start the replica on what is on the disk."""
         assert self.replica is None
         group, world = self.group, self.group.world
-        storage = TwinStorage(self.platter, group.first_configuration)
+        storage = self._storage = TwinStorage(self.platter, group.first_configuration)
         self.pairs = AppliedPairs(storage)
         clock: Any = self.clock  # As much of IReactorTime as a replica uses.
         replica = Replica(
-            self.member, storage, self.pairs, self.disk, clock, self._send, world.chance.randrange, self._failed,
-            group.tuning,
+            self.member, storage, self.pairs, self.disk, clock, clock.seconds, self._send, world.chance.randrange,
+            self._failed, group.tuning, group.state_machine(self.pairs),
         )  # fmt: skip
+        self._begin(replica, storage)
+        replica.start()
+
+    def _begin(self, replica: Replica, storage: TwinStorage) -> None:
+        """Watch a replica from now on."""
+        replica.log = _Strict()  # type: ignore[assignment]
         self._watch(replica, storage)
         self.replica = replica
         self._seen, self._role = Seen.of(replica.core), Role.FOLLOWER
         self._committed = replica.core.commit_index
-        replica.start()
 
     def crash(self) -> None:
         """Lose everything that is not on the disk."""
@@ -96,6 +108,7 @@ class Machine:
         """All of the replicated state."""
         assert self.replica is not None and self.pairs is not None
         machine = self.replica.state_machine
+        assert isinstance(machine, StateMachine)
         return list(self.pairs.pairs(b"", b"\xff" * 8)), _sessions_of(machine), machine.ownership, machine.time_ms
 
     def _send(self, message: Message) -> None:
@@ -131,13 +144,15 @@ class Machine:
         storage.installed = count_installed  # type: ignore[method-assign]
         replica.core.log.truncate = count_truncated  # type: ignore[method-assign]
         replica.core.snapshot_started = count_started  # type: ignore[method-assign]
-        machine: StateMachine = replica.state_machine
+        machine = replica.state_machine
         apply = machine.apply
 
         def watched(index: int, time_ms: int, operation: Operation) -> Outcome:
-            owned = machine.ownership
+            time_before_ms = machine.time_ms
+            owned = machine.ownership if isinstance(machine, StateMachine) else None
             outcome = apply(index, time_ms, operation)
-            if isinstance(operation, Write) and owned.range_of(operation.key) is None:
+            assert machine.time_ms >= time_before_ms, "the group's time never goes back"
+            if isinstance(operation, Write) and owned is not None and owned.range_of(operation.key) is None:
                 assert isinstance(outcome, WrongPartition), f"a key that is not owned was written at {index}"
             self.group.applied(index, time_ms, operation, outcome, self.member)
             return outcome
@@ -145,19 +160,37 @@ class Machine:
         machine.apply = watched  # type: ignore[method-assign]
 
 
+class _Strict:
+    """In a simulation nothing that goes wrong is only logged."""
+
+    def failure(self, text: str) -> None:
+        """Called while an exception is being handled."""
+        raise
+
+
 class Group:
     """All machines, those of members and those of former ones."""
 
-    def __init__(self, world: World, network: Network, count: int, tuning: Tuning) -> None:
+    def __init__(
+        self, world: World, network: Network, count: int, tuning: Tuning, rows_expired_max: int = 1000
+    ) -> None:
         self.world = world
+        self._rows_expired_max = rows_expired_max
         self.network = network
         self.tuning = tuning
-        self.machines = [Machine(self, number) for number in range(count)]
+        self.machines = [self._machine(number) for number in range(count)]
         self.first_configuration = Configuration(frozenset(machine.member for machine in self.machines))
         self.history = GroupHistory()
         self.touched: set[int] = set()
         """Machines where something has happened since they were checked."""
         self._outcomes: dict[int, tuple[int, Operation, str]] = {}
+
+    def _machine(self, number: int) -> Machine:
+        return Machine(self, number)
+
+    def state_machine(self, pairs: AppliedPairs) -> StateMachine:
+        """One for a replica that starts."""
+        return StateMachine(pairs, Sessions(rows_expired_max=self._rows_expired_max))
 
     @property
     def leader(self) -> Machine | None:

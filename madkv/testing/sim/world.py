@@ -93,6 +93,8 @@ class LocalClock:
         self._touched = touched
         self._offset = world.chance.uniform(0, 1e6)
         self._rate = world.chance.uniform(0.9, 1.1)
+        self.lag_max = 0.0
+        """By how much whatever is planned here may come late, in seconds: the machine has other things to do."""
 
     def jump(self, seconds: float) -> None:
         """Time passes that nobody noticed: the machine was asleep."""
@@ -104,7 +106,8 @@ class LocalClock:
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any) -> Planned:
         """As IReactorTime has it."""
-        return self._world.later(delay / self._rate, self._call, callable, args)
+        lag = self._world.chance.uniform(0, self.lag_max) if self.lag_max else 0.0
+        return self._world.later(delay / self._rate + lag, self._call, callable, args)
 
     def _call(self, callable: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._touched()
@@ -131,8 +134,14 @@ class Network:
         self.cut: set[tuple[int, int]] = set()
         """Directions that carry nothing."""
 
-    def send(self, sender: int, to: int, arrive: Callable[[], None], size_bytes: int = 0) -> None:
-        """Have `arrive` called when this gets there, if it does; maybe twice."""
+    def send(
+        self, sender: int, to: int, arrive: Callable[[], None], size_bytes: int = 0, *, may_repeat: bool = True
+    ) -> None:
+        """Have `arrive` called when this gets there, if it does; maybe twice.
+
+        A call of a client goes over one connection and is never repeated by it: otherwise one copy could be refused and
+        the other executed, and a refusal would prove nothing.
+        """
         world, weather, chance = self._world, self.weather, self._world.chance
         world.counts["messages"] += 1
         world.counts["bytes"] += size_bytes
@@ -140,7 +149,7 @@ class Network:
             world.counts["messages lost"] += 1
             return
         copies = 1
-        if chance.random() < weather.repeats:
+        if may_repeat and chance.random() < weather.repeats:
             world.counts["messages repeated"] += 1
             copies = 2
         for _ in range(copies):
@@ -165,6 +174,7 @@ class SimulatedDisk:
         self._world = world
         self._touched = touched
         self._under_way: tuple[Work, Done, Planned] | None = None
+        self._hangs_until = 0.0
         self.delay_max = 0.004
 
     def run(self, work: Work, done: Done) -> None:
@@ -172,6 +182,18 @@ class SimulatedDisk:
         assert self._under_way is None, "one piece of work at a time"
         delay = self._world.chance.uniform(0.0002, self.delay_max)
         self._under_way = work, done, self._world.later(delay, self._finish)
+
+    def hang(self, seconds: float) -> None:
+        """Get nothing done for so long."""
+        self._hangs_until = self._world.now + seconds
+
+    def go_on(self) -> None:
+        """Hang no longer."""
+        self._hangs_until = self._world.now
+        if self._under_way is not None:
+            work, done, call = self._under_way
+            call.cancel()
+            self._under_way = work, done, self._world.later(self.delay_max, self._finish)
 
     def crash(self) -> None:
         """Lose power now: what is under way is done, or it is not."""
@@ -191,6 +213,9 @@ class SimulatedDisk:
     def _finish(self) -> None:
         assert self._under_way is not None
         work, done, _ = self._under_way
+        if self._world.now < self._hangs_until:
+            self._under_way = work, done, self._world.later(self._hangs_until - self._world.now, self._finish)
+            return
         self._under_way = None
         self._touched()
         done(outcome_of(work))
