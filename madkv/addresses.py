@@ -22,6 +22,18 @@ def parse_address(text: str, *, port_min: int = 1) -> Address:
     return host, int(port)
 
 
+def parse_addresses(text: str) -> list[Address]:
+    """Read addresses separated by commas; none may come twice.
+
+    Raises InvalidArgument.
+    """
+    addresses = [parse_address(part) for part in text.split(",")]
+    for number, address in enumerate(addresses):
+        if address in addresses[:number]:
+            raise InvalidArgument(f"{show_address(address)} comes twice")
+    return addresses
+
+
 def _is_host(text: str) -> bool:
     """Whether it can be looked up at all; what cannot be encoded would fail far from here, and not as a bad name."""
     try:

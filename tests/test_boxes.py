@@ -270,6 +270,13 @@ def test_names() -> None:
         codec.GET,
         codec.DELETE,
         codec.SCAN,
+        codec.STATUS,
+        codec.GET_MAP,
+        codec.REGISTER,
+        codec.REPLACE_DISK,
+        codec.PEER_HELLO,
+        codec.RAFT,
+        codec.INTRODUCE,
     }
 
 
@@ -279,8 +286,9 @@ def test_hello(version: int, node: bytes, boot: bytes) -> None:
     assert_same(request, declared_request(commands.Hello, version=version))
     assert codec.take_integer(parsed_whole(request), b"version") == version
     answer = codec.answer(b"7", codec.integer(b"version", version) + field(b"node", node) + field(b"boot", boot))
-    assert read_answer(commands.Hello, answer) == {"version": version, "node": node, "boot": boot}
-    assert_same(answer, answer_by_declaration(commands.Hello, version=version, node=node, boot=boot))
+    without = {"version": version, "node": node, "boot": boot, "role": None, "cluster": None}
+    assert read_answer(commands.Hello, answer) == without
+    assert_same(answer, answer_by_declaration(commands.Hello, **without))
 
 
 @given(st.binary(min_size=16, max_size=16), numbers)
@@ -349,8 +357,8 @@ def test_scan(start: bytes, end: bytes, cursor: int | None, pairs: list[tuple[by
     assert_same(request, declared_request(commands.Scan, start=start, end=end, cursor=shown))
     assert read_by_declaration(commands.Scan, request) == {"start": start, "end": end, "cursor": shown}
     answer = codec.answer(b"7", blob(b"pairs", codec.encode_pairs(pairs)) + extra)
-    assert read_answer(commands.Scan, answer) == {"pairs": pairs, "cursor": shown}
-    assert_same(answer, answer_by_declaration(commands.Scan, pairs=pairs, cursor=shown))
+    assert read_answer(commands.Scan, answer) == {"pairs": pairs, "cursor": shown, "until": None}
+    assert_same(answer, answer_by_declaration(commands.Scan, pairs=pairs, cursor=shown, until=None))
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------

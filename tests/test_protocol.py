@@ -15,11 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.limits import (
     BOX_BYTES_MAX,
+    BOX_FIELDS_MAX,
     BOX_SECONDS_MAX,
     MIB,
 )
+from madkv.raft.configuration import Member
 from madkv.server.service import ServerFactory
-from madkv.server.solo import SoloReplica
+from madkv.server.tap import replica_in_memory
 from madkv.storage.memory import MemoryStore
 from madkv.wire import codec, protocol
 from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes
@@ -92,19 +94,37 @@ class BoxProtocolTest(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.protocol.got, [1])
 
-    def test_a_long_field_is_not_looked_at_for_every_byte(self) -> None:
-        looks = 0
+    def count_looks(self) -> list[int]:
+        """A list that gets a number for each time that what has arrived is parsed."""
+        looks: list[int] = []
 
-        def counted(data: bytes, boxes: deque[Box]) -> int:
-            nonlocal looks
-            looks += 1
-            return parse_boxes(data, boxes)
+        def counted(data: bytes, boxes: deque[Box], bytes_max: int) -> int:
+            looks.append(len(data))
+            return parse_boxes(data, boxes, bytes_max)
 
         self.patch(protocol, "parse_boxes", counted)
+        return looks
+
+    def test_a_long_field_is_not_looked_at_for_every_byte(self) -> None:
+        looks = self.count_looks()
         for byte in box(1, 3000):
             self.protocol.dataReceived(bytes([byte]))
         self.assertEqual(self.protocol.got, [1])
-        self.assertLess(looks, 20)
+        self.assertLess(len(looks), 20)
+
+    def test_a_long_box_is_not_parsed_for_every_field(self) -> None:
+        looks = self.count_looks()
+        data = box(1, MIB) + box(2)
+        for start in range(0, len(data), READ_BYTES):
+            self.protocol.dataReceived(data[start : start + READ_BYTES])
+        self.assertEqual(self.protocol.got, [1, 2])
+        self.assertEqual(looks, [READ_BYTES, len(data)])
+
+    def test_a_box_of_many_fields_is_refused_before_it_ends(self) -> None:
+        for _ in range(BOX_FIELDS_MAX + 2):
+            self.assertFalse(self.transport.disconnecting)
+            self.protocol.dataReceived(field(b"n", b""))
+        self.assertTrue(self.transport.disconnecting)
 
     def test_half_a_box_and_silence(self) -> None:
         self.protocol.dataReceived(box(1) + box(2)[:-1])
@@ -295,7 +315,10 @@ class SocketTest(SynchronousTestCase):
         """What waits for it stays bounded however much it asks for, and it gets all of it once it reads."""
         store = MemoryStore()
         store.put(b"k", b"v" * MIB)
-        factory = ServerFactory(self.clock, SoloReplica(store), b"s0", b"boot")
+        replica = replica_in_memory(store, Member(0, bytes(16)), self.clock, self.clock.seconds, self.fail)
+        replica.start()
+        self.addCleanup(replica.stop)
+        factory = ServerFactory(self.clock, replica, b"s0", b"boot")
         protocol = factory.buildProtocol(None)
         transport = self.connect(protocol)
         count = 40

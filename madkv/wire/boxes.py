@@ -21,10 +21,11 @@ ERROR_CODE = b"_error_code"
 ERROR_DESCRIPTION = b"_error_description"
 
 
-def parse_boxes(data: bytes, boxes: MutableSequence[Box]) -> int:
+def parse_boxes(data: bytes, boxes: MutableSequence[Box], bytes_max: int = BOX_BYTES_MAX) -> int:
     """Append every whole box at the start of `data` to `boxes`; the number of bytes that they take up.
 
-    Raises ProtocolError as soon as what is there cannot become a box within bounds.
+    None may have more than `bytes_max` bytes. Raises ProtocolError as soon as what is there cannot become a box within
+    bounds.
     """
     available = len(data)
     consumed = position = 0
@@ -38,8 +39,8 @@ def parse_boxes(data: bytes, boxes: MutableSequence[Box]) -> int:
             if not box:
                 raise ProtocolError("an empty box")
             position += 2
-            if position - consumed > BOX_BYTES_MAX:
-                raise ProtocolError(f"a box of more than {BOX_BYTES_MAX:,} bytes")
+            if position - consumed > bytes_max:
+                raise ProtocolError(f"a box of more than {bytes_max:,} bytes")
             boxes.append(box)
             consumed = position
             box = {}
@@ -58,20 +59,27 @@ def parse_boxes(data: bytes, boxes: MutableSequence[Box]) -> int:
         if fields > BOX_FIELDS_MAX:
             raise ProtocolError(f"a box of more than {BOX_FIELDS_MAX} fields")
         position = value_end
-    if available - consumed > BOX_BYTES_MAX:
-        raise ProtocolError(f"a box of more than {BOX_BYTES_MAX:,} bytes")
+    if available - consumed > bytes_max:
+        raise ProtocolError(f"a box of more than {bytes_max:,} bytes")
     return consumed
 
 
-def next_field_end(data: bytes) -> int:
-    """Of a box that has begun and is not whole: how many bytes it takes before looking at it again is any use."""
+def next_field_end(data: bytes | bytearray) -> int:
+    """Of a box that has begun: how many bytes it takes before parsing it is any use.
+
+    No more than there are when it is whole, or when parsing would refuse it for what it begins with.
+    """
     available = len(data)
-    position = 0
+    position = fields = 0
     while position + 2 <= available:
-        value_at = position + 4 + (data[position] << 8 | data[position + 1])
+        name_length = data[position] << 8 | data[position + 1]
+        if not 0 < name_length <= AMP_NAME_BYTES_MAX or fields > BOX_FIELDS_MAX:
+            return available
+        value_at = position + 4 + name_length
         if value_at > available:
             return value_at
         position = value_at + (data[value_at - 2] << 8 | data[value_at - 1])
+        fields += 1
     return max(position, available + 1)
 
 

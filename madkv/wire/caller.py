@@ -16,10 +16,14 @@ from madkv.wire.protocol import BoxProtocol
 class CallerProtocol(BoxProtocol):
     """One connection to a server. `call` may be called any number of times without waiting."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, try_seconds: float = TRY_SECONDS_MAX) -> None:
+        """See `call` for `try_seconds`."""
         super().__init__(clock)
+        self.try_seconds = try_seconds
+        self.is_overdue = False
+        """Whether the connection was dropped because no answer came in time."""
         self._last_tag = 0
-        # By tag, the oldest first: the deadline, the command, and whom to tell.
+        # By tag, the oldest first: when it should have arrived, the command, and whom to tell.
         self._waiting: dict[bytes, tuple[float, bytes, Deferred[Box]]] = {}
         self._overdue: IDelayedCall | None = None
         self._last_heard = 0.0
@@ -30,8 +34,8 @@ class CallerProtocol(BoxProtocol):
     def call(self, command: bytes, fields: bytes) -> Deferred[Box]:
         """Send one call. The Deferred fires with the answer, or fails with the error that the answer declares.
 
-        When nothing at all has come for TRY_SECONDS_MAX since the call should have reached the other side, even over
-        the slowest link, the connection is dropped. Every call that waits when the connection goes fails with
+        When nothing at all has come for `try_seconds` since the call should have reached the other side, even over the
+        slowest link, the connection is dropped. Every call that waits when the connection goes fails with
         ConnectionLost: whether it was executed is unknown.
         """
         answered: Deferred[Box] = Deferred()
@@ -41,9 +45,9 @@ class CallerProtocol(BoxProtocol):
         self._last_tag += 1
         data = codec.request(self._last_tag, command, fields)
         self._arrived = max(self._arrived, self._clock.seconds()) + len(data) / SLOWEST_BYTES_PER_SECOND
-        self._waiting[b"%d" % self._last_tag] = self._arrived + TRY_SECONDS_MAX, command, answered
+        self._waiting[b"%d" % self._last_tag] = self._arrived, command, answered
         if self._overdue is None:
-            self._overdue = self._clock.callLater(TRY_SECONDS_MAX, self._check_overdue)
+            self._overdue = self._clock.callLater(self.try_seconds, self._check_overdue)
         self.send(data)
         return answered
 
@@ -52,9 +56,10 @@ class CallerProtocol(BoxProtocol):
         self._overdue = None
         oldest = next(iter(self._waiting.values()), None)
         if oldest is not None:
-            seconds_left = max(oldest[0], self._last_heard + TRY_SECONDS_MAX) - self._clock.seconds()
+            seconds_left = max(oldest[0], self._last_heard) + self.try_seconds - self._clock.seconds()
             if seconds_left <= 0:
-                self.drop(f"no answer within {TRY_SECONDS_MAX:g} seconds")
+                self.is_overdue = True
+                self.drop(f"no answer within {self.try_seconds:g} seconds")
             else:
                 self._overdue = self._clock.callLater(seconds_left, self._check_overdue)
 

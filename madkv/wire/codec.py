@@ -5,14 +5,17 @@ functions, which raise InvalidArgument with one line that a user can act on.
 """
 
 import struct
+from collections.abc import Iterable
 
 from madkv.errors import (
     InvalidArgument,
     MadKVError,
+    NotLeader,
     ProtocolError,
     StaleCall,
     UnknownSession,
     VersionMismatch,
+    WrongPartition,
     from_code,
 )
 from madkv.limits import AMP_VALUE_BYTES_MAX
@@ -28,6 +31,13 @@ SWAP = b"Swap"
 GET = b"Get"
 DELETE = b"Delete"
 SCAN = b"Scan"
+STATUS = b"Status"
+GET_MAP = b"GetMap"
+REGISTER = b"Register"
+REPLACE_DISK = b"ReplaceDisk"
+PEER_HELLO = b"PeerHello"
+INTRODUCE = b"Introduce"
+RAFT = b"Raft"
 WRITES = (PUT, SWAP, DELETE)
 
 Pair = tuple[bytes, bytes]
@@ -50,6 +60,11 @@ def request(tag: int, command: bytes, fields: bytes) -> bytes:
 def integer(name: bytes, value: int) -> bytes:
     """A field with a whole number in decimal digits."""
     return field(name, b"%d" % value)
+
+
+def ports(name: bytes, value: Iterable[int]) -> bytes:
+    """A field with TCP ports, by replica number: decimal numbers separated by commas."""
+    return field(name, b",".join(b"%d" % port for port in value))
 
 
 def session_fields(session: int, sequence: int, floor: int) -> bytes:
@@ -79,6 +94,14 @@ def take_integer(box: Box, name: bytes) -> int:
     if not (digits.isdigit() and len(digits) <= 19) or (number := int(digits)) > INTEGER_MAX:
         raise InvalidArgument(f"the argument {name.decode()!r} is no whole number from 0 to 2**63-1")
     return number
+
+
+def take_ports(box: Box, name: bytes) -> tuple[int, ...]:
+    """TCP ports, of which at least one must be there; 0 stands for none."""
+    numbers = take_bytes(box, name).split(b",")
+    if not all(number.isdigit() and len(number) <= 5 and int(number) < 65_536 for number in numbers):
+        raise InvalidArgument(f"the argument {name.decode()!r} are no ports")
+    return tuple(map(int, numbers))
 
 
 def take_session(box: Box) -> tuple[int, int, int]:
@@ -111,14 +134,19 @@ def answer_found(tag: bytes, found: bool) -> bytes:
 
 
 def answer_error(tag: bytes, error: MadKVError) -> bytes:
-    """A declared error as the answer."""
-    return answer_error_code(tag, error.code, str(error))
+    """A declared error as the answer, with where to go instead if it knows that."""
+    hint = b""
+    if isinstance(error, NotLeader) and error.leader is not None:
+        hint = integer(b"leader", error.leader)
+    elif isinstance(error, WrongPartition):
+        hint = integer(b"epoch", error.epoch)
+    return answer_error_code(tag, error.code, str(error), hint)
 
 
-def answer_error_code(tag: bytes, code: bytes, description: str) -> bytes:
-    """An error by its code, such as AMP's own UNHANDLED."""
+def answer_error_code(tag: bytes, code: bytes, description: str, fields: bytes = b"") -> bytes:
+    """An error by its code, such as AMP's own UNHANDLED; `fields` are already encoded."""
     text = description.encode()[: AMP_VALUE_BYTES_MAX // 64]
-    return field(ERROR, tag) + field(ERROR_CODE, code) + field(ERROR_DESCRIPTION, text) + _END
+    return field(ERROR, tag) + field(ERROR_CODE, code) + field(ERROR_DESCRIPTION, text) + fields + _END
 
 
 def raise_if_error(box: Box, command: bytes) -> None:
@@ -128,6 +156,10 @@ def raise_if_error(box: Box, command: bytes) -> None:
         error = from_code(box.get(ERROR_CODE, b""), description)
         if isinstance(error, (UnknownSession, StaleCall)) and command not in WRITES:
             raise ProtocolError(f"{command.decode()} was answered: {description}")
+        if isinstance(error, NotLeader) and b"leader" in box:
+            error.leader = take_answer_integer(box, b"leader")
+        elif isinstance(error, WrongPartition) and b"epoch" in box:
+            error.epoch = take_answer_integer(box, b"epoch")
         raise error
 
 
@@ -165,13 +197,15 @@ def take_value(box: Box) -> bytes | None:
 
 def take_page(box: Box) -> tuple[list[Pair], bytes | None]:
     """The answer of Scan: pairs, and the cursor for the rest if there is one."""
+    return decode_pairs(take_answer_blob(box, b"pairs")), box.get(b"cursor")
+
+
+def take_answer_blob(box: Box, name: bytes) -> bytes:
+    """A blob that an answer must hold."""
     try:
-        page = join_blob(box, b"pairs")
+        return take_blob(box, name)
     except InvalidArgument as error:
         raise ProtocolError(f"an answer of another protocol: {error}") from None
-    if page is None:
-        raise ProtocolError("a scan's answer without pairs")
-    return decode_pairs(page), box.get(b"cursor")
 
 
 def take_answer_integer(box: Box, name: bytes) -> int:

@@ -79,11 +79,18 @@ class Hello(amp.Command):
     """Agree on the protocol version. MadKV's clients send it first; a plain script need not.
 
     `boot` names one life of a server that keeps its pairs in memory: with another boot it has started anew, empty. A
-    server that keeps its pairs on disk answers with an empty one.
+    server that keeps its pairs on disk answers with an empty one. `role` is `solo` (a server without a manager),
+    `server` or `manager`; `cluster` names the cluster, and is empty where there is none (yet).
     """
 
     arguments = [(b"version", amp.Integer())]
-    response = [(b"version", amp.Integer()), (b"node", amp.String()), (b"boot", amp.String())]
+    response = [
+        (b"version", amp.Integer()),
+        (b"node", amp.String()),
+        (b"boot", amp.String()),
+        (b"role", amp.String(optional=True)),
+        (b"cluster", amp.String(optional=True)),
+    ]
     errors = {**_REFUSALS, errors.VersionMismatch: errors.VersionMismatch.code}
 
 
@@ -136,15 +143,126 @@ class Get(amp.Command):
 
 
 class Scan(amp.Command):
-    """Pairs with start <= key <= end in key order, a page at a time, all as they were at one point.
+    """Pairs with start <= key <= end in key order, a page at a time.
 
     The first call goes without `cursor`. An answer that holds a cursor has more pages: make the same call with it, on
-    the same connection. ScanExpired: the server no longer keeps that point; start again without a cursor.
+    the same connection. A server without a manager answers all pages from one point; ScanExpired: it no longer keeps
+    that point; start again without a cursor. In a cluster each page shows the pairs of a point of its own, and no more
+    than the server's group owns next to `start`: where that ends before `end`, the answer says `until` which key, and
+    what follows is to be asked of the group that owns it.
     """
 
     arguments = [(b"start", amp.String()), (b"end", amp.String()), (b"cursor", amp.String(optional=True))]
-    response = [(b"pairs", Pairs()), (b"cursor", amp.String(optional=True))]
+    response = [(b"pairs", Pairs()), (b"cursor", amp.String(optional=True)), (b"until", amp.String(optional=True))]
     errors = {**_REFUSALS, errors.ScanExpired: errors.ScanExpired.code}
 
 
-COMMANDS = (Hello, OpenSession, CloseSession, Put, Swap, Delete, Get, Scan)
+class Status(amp.Command):
+    """How a server or a manager is, as JSON for people and tools."""
+
+    arguments = _NOTHING
+    response = [(b"status", Blob())]
+    errors = _REFUSALS
+
+
+class GetMap(amp.Command):
+    """Of a manager: the partition map (`madkv.partitions`). Busy while servers are missing that were never there."""
+
+    arguments = _NOTHING
+    response = [(b"map", Blob())]
+    errors = _REFUSALS
+
+
+class Register(amp.Command):
+    """Of a manager: a server says who it is, and learns what it owns. It says so again and again.
+
+    `cluster` is empty from a server on a blank disk. `has_vote`: as far as it knows, it counts in its group. `first` is
+    the group's first configuration, absent until all its replicas have registered; the voters of `wanted` are those
+    that the group should have now.
+    """
+
+    arguments = [
+        (b"cluster", amp.String()),
+        (b"partition", amp.Integer()),
+        (b"replica", amp.Integer()),
+        (b"disk", amp.String()),
+        (b"api_port", amp.Integer()),
+        (b"p2p_port", amp.Integer()),
+        (b"peers", amp.String()),
+        (b"rf", amp.Integer()),
+        (b"has_vote", amp.Boolean(optional=True)),
+    ]
+    response = [
+        (b"cluster", amp.String()),
+        (b"epoch", amp.Integer()),
+        (b"ownership", Blob()),
+        (b"first", amp.String(optional=True)),
+        (b"wanted", amp.String()),
+    ]
+    errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
+
+
+class ReplaceDisk(amp.Command):
+    """Of a manager: the disk of this node is lost for good; the next blank one in its name takes its place."""
+
+    arguments = [(b"node", amp.String())]
+    response = _NOTHING
+    errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
+
+
+# --- On the p2p port: replicas of one group among each other ----------------------------------------------------------
+
+
+class PeerHello(amp.Command):
+    """What a replica says first on a connection to a peer: who it is, and whom it takes the other one for."""
+
+    arguments = [
+        (b"version", amp.Integer()),
+        (b"cluster", amp.String()),
+        (b"group", amp.String()),
+        (b"replica", amp.Integer()),
+        (b"disk", amp.String()),
+        (b"to", amp.Integer()),
+        (b"ports", amp.String()),
+    ]
+    response = [(b"disk", amp.String())]
+    errors = {
+        errors.Busy: errors.Busy.code,
+        errors.InvalidArgument: errors.InvalidArgument.code,
+        errors.Rejected: errors.Rejected.code,
+        errors.VersionMismatch: errors.VersionMismatch.code,
+    }
+
+
+class Raft(amp.Command):
+    """A message to the replica that PeerHello was said to. Nothing is answered; it carries no `_ask`."""
+
+    arguments = [(b"message", Blob())]
+    requiresAnswer = False
+
+
+class Introduce(amp.Command):
+    """Of a manager, by another: who it is and what it was started with; the first configuration, once there is one."""
+
+    arguments = [
+        (b"replica", amp.Integer()),
+        (b"disk", amp.String()),
+        (b"ports", amp.String()),
+        (b"age", amp.Integer()),
+        (b"settings", Blob()),
+    ]
+    response = [
+        (b"replica", amp.Integer()),
+        (b"disk", amp.String()),
+        (b"seen", amp.String()),
+        (b"cluster", amp.String()),
+        (b"first", amp.String(optional=True)),
+    ]
+    errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
+
+
+COMMANDS = (
+    *(Hello, OpenSession, CloseSession, Put, Swap, Delete, Get, Scan),
+    *(Status, GetMap, Register, ReplaceDisk),
+    *(PeerHello, Raft, Introduce),
+)

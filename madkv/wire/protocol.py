@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from madkv.errors import ProtocolError
-from madkv.limits import BOX_SECONDS_MAX
+from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX
 from madkv.wire.boxes import Box, next_field_end, parse_boxes
 
 FLUSH_BYTES = 64 * 1024
@@ -43,6 +43,8 @@ class BoxProtocol(Protocol):
 
     log = Logger()
     transport: Any
+    box_bytes_max = BOX_BYTES_MAX
+    """The longest box that is taken."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -93,6 +95,20 @@ class BoxProtocol(Protocol):
             self._boxes.clear()
             self.transport.abortConnection()
 
+    def finish(self) -> None:
+        """Handle nothing more, and close the connection once everything sent has left."""
+        self._boxes.clear()
+        self._flush()
+        self.transport.loseConnection()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits in the transport because the other side reads it too slowly."""
+        transport = self.transport
+        if getattr(transport, "dataBuffer", None) is None:
+            return 0  # not one of Twisted's file descriptors; see `_write`
+        return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
     @property
     def peer(self) -> str:
         """The other side's address for the log."""
@@ -125,17 +141,22 @@ class BoxProtocol(Protocol):
             self._rest += data
             if len(self._rest) < self._rest_needed:
                 return
+            if len(self._rest) <= self.box_bytes_max:
+                # A long box has many fields: to parse the first ones again with each that comes would copy them all.
+                self._rest_needed = next_field_end(self._rest)
+                if len(self._rest) < self._rest_needed:
+                    return
             data = bytes(self._rest)
             self._rest.clear()
         try:
-            consumed = parse_boxes(data, self._boxes)
+            consumed = parse_boxes(data, self._boxes, self.box_bytes_max)
         except ProtocolError as error:
             # Whole boxes before the garbage are dropped too: their answers could not be read to the end anyway.
             self.drop(f"{error}{_looks_like(data)}")
             return
         if consumed < len(data):
             self._rest += data[consumed:]
-            self._rest_needed = next_field_end(data[consumed:])
+            self._rest_needed = next_field_end(self._rest)
         if consumed and self._half_box is not None:
             self._half_box.cancel()
             self._half_box = None

@@ -1,0 +1,512 @@
+"""Connections between replicas: who is let in, what is dropped, and how a lost peer is found again."""
+
+from itertools import pairwise
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.test.iosim import ConnectionCompleter, IOPump
+from twisted.trial.unittest import SynchronousTestCase
+
+from madkv.addresses import Address
+from madkv.errors import Busy, Rejected
+from madkv.limits import (
+    BOX_BYTES_MAX,
+    PEER_CONNECT_SECONDS_MAX,
+    PEER_HELLO_SECONDS_MAX,
+    RETRY_SECONDS_MAX,
+    RETRY_SECONDS_MIN,
+    STRANGER_SECONDS_MAX,
+)
+from madkv.raft.configuration import Configuration, Member
+from madkv.raft.messages import Heartbeat, Message, SnapshotPiece
+from madkv.server.peers import PeerFactory, PeerLinks, PeerProtocol
+from madkv.wire import codec
+from madkv.wire.boxes import COMMAND, ERROR_CODE, ERROR_DESCRIPTION, Box, blob, field, parse_boxes
+from madkv.wire.peer import Encoder
+
+CLUSTER = "0123456789abcdef"
+
+
+def member(replica: int, disk: bytes = b"d") -> Member:
+    return Member(replica, disk * 16)
+
+
+def heartbeat(sender: int, to: int, number: int = 1) -> Heartbeat:
+    return Heartbeat(sender=member(sender), to=member(to), term=number, commit_index=0, round=0)
+
+
+def raft_box(message: Message) -> bytes:
+    return field(COMMAND, codec.RAFT) + blob(b"message", Encoder().encode(message)) + b"\0\0"
+
+
+def hello_fields(**changed: Any) -> bytes:
+    values = {"version": codec.PROTOCOL_VERSION, "cluster": CLUSTER, "group": "s0", "replica": 1, "disk": b"d" * 16}
+    fields = b""
+    for name, value in {**values, "to": 0, "ports": "1000,1001,1002", **changed}.items():
+        if isinstance(value, int):
+            value = b"%d" % value
+        if value is not None:
+            fields += field(name.encode(), value if isinstance(value, bytes) else value.encode())
+    return fields
+
+
+class LogCase(SynchronousTestCase):
+    """Keeps the lines of the log."""
+
+    def setUp(self) -> None:
+        self.lines: list[str] = []
+        globalLogPublisher.addObserver(self._observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self._observe)
+
+    def _observe(self, event: LogEvent) -> None:
+        self.lines.append(formatEvent(event))
+
+    def logged(self, words: str) -> int:
+        return sum(words in line for line in self.lines)
+
+
+class IncomingTest(LogCase):
+    """What a replica does with those who connect to it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = MemoryReactorClock()
+        self.received: list[Message] = []
+        self.introduced: list[Box] = []
+        self.introduction: Any = field(b"replica", b"0")
+        self.factory = PeerFactory(self.clock, self._introduce)
+        addresses: dict[int, Address] = {1: ("127.0.0.1", 1001), 2: ("127.0.0.1", 1002)}
+        self.misfits: list[str] = []
+        self.links = PeerLinks(
+            self.clock, CLUSTER, "s0", member(0), 1000, addresses, self.received.append, self.misfits.append
+        )
+        self.factory.attach(self.links)
+
+    def tearDown(self) -> None:
+        for protocol in list(self.factory.connections):
+            protocol.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def _introduce(self, box: Box) -> Any:
+        self.introduced.append(box)
+        if isinstance(self.introduction, Exception):
+            raise self.introduction
+        return self.introduction
+
+    def connect(self) -> tuple[PeerProtocol, StringTransport]:
+        protocol, transport = self.factory.buildProtocol(None), StringTransport()
+        protocol.makeConnection(transport)
+        return protocol, transport
+
+    def ask(self, command: bytes, fields: bytes) -> tuple[StringTransport, Box]:
+        """The answer to one call on a new connection."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(codec.request(1, command, fields))
+        return transport, self.answer_on(transport)
+
+    def answer_on(self, transport: StringTransport) -> Box:
+        boxes: list[Box] = []
+        self.assertEqual(parse_boxes(transport.value(), boxes), len(transport.value()))
+        (answer,) = boxes
+        return answer
+
+    def peer(self, replica: int = 1) -> tuple[PeerProtocol, StringTransport]:
+        """A connection after its PeerHello."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(codec.request(1, codec.PEER_HELLO, hello_fields(replica=replica)))
+        self.assertEqual(self.answer_on(transport)[b"disk"], b"d" * 16)
+        transport.clear()
+        return protocol, transport
+
+    def test_messages_arrive_in_order_and_are_not_answered(self) -> None:
+        protocol, transport = self.peer()
+        sent = [heartbeat(1, 0, number) for number in range(5)]
+        data = b"".join(map(raft_box, sent))
+        protocol.dataReceived(data[:100])
+        protocol.dataReceived(data[100:])
+        self.assertEqual(self.received, sent)
+        self.assertEqual(transport.value(), b"")
+        self.clock.advance(STRANGER_SECONDS_MAX * 10)
+        self.assertFalse(transport.disconnecting, "silence is no fault")
+
+    def test_who_is_refused(self) -> None:
+        for changed, code, line in (
+            ({"cluster": "f" * 16}, Rejected.code, f"s0.0 is of cluster {CLUSTER}, s0.1 of cluster {'f' * 16}"),
+            ({"group": "s1"}, Rejected.code, "this is s0.0; s1.1 has its address for that of s1.0"),
+            ({"to": 2}, Rejected.code, "this is s0.0; s0.1 has its address for that of s0.2"),
+            ({"replica": 3}, Rejected.code, "s0.0 has no s0.3 of 3 replicas among its peers"),
+            ({"replica": 0}, Rejected.code, "s0.0 has no s0.0 of 3 replicas among its peers"),
+            ({"ports": "1000,1001"}, Rejected.code, "s0.0 has no s0.1 of 2 replicas among its peers"),
+            (
+                {"ports": "1000,1001,9"},
+                Rejected.code,
+                "s0.1 and s0.0 do not agree about the p2p port of s0.2: 9 and 1002; see their --p2p-port and --peers",
+            ),
+            ({"ports": "1000,1001,x"}, b"INVALID_ARGUMENT", "the argument 'ports' are no ports"),
+            ({"ports": "1000,1001,65536"}, b"INVALID_ARGUMENT", "the argument 'ports' are no ports"),
+            ({"ports": None}, b"INVALID_ARGUMENT", "'ports' is missing"),
+            ({"version": 2}, b"VERSION_MISMATCH", "speaks version 1, the other one version 2"),
+            ({"disk": b"short"}, b"INVALID_ARGUMENT", "a disk id has 16 bytes"),
+            ({"disk": None}, b"INVALID_ARGUMENT", "'disk' is missing"),
+            ({"group": b"\xff" * 1000}, Rejected.code, "\\xff"),
+        ):
+            transport, answer = self.ask(codec.PEER_HELLO, hello_fields(**changed))
+            self.assertEqual(answer[ERROR_CODE], code)
+            self.assertIn(line, answer[ERROR_DESCRIPTION].decode())
+            self.assertTrue(transport.disconnecting)
+            self.assertEqual(self.logged(line), 1)
+        self.assertEqual(self.links.incoming, {})
+
+    def test_a_refusal_is_logged_once(self) -> None:
+        for _ in range(5):
+            self.ask(codec.PEER_HELLO, hello_fields(to=2))
+            self.ask(codec.PEER_HELLO, hello_fields(group="s1"))
+        self.assertEqual(self.logged("refused a connection"), 2)
+
+    def test_whom_the_others_disagree_with_is_wrong(self) -> None:
+        """One alone may be the wrong one itself; and those of another cluster may say what they like."""
+        for replica in (1, 2):
+            self.ask(codec.PEER_HELLO, hello_fields(replica=replica, cluster="f" * 16))
+        self.ask(codec.PEER_HELLO, hello_fields(ports="9,1001,1002"))
+        self.ask(codec.PEER_HELLO, hello_fields(ports="9,1001,1002"))
+        self.assertEqual(self.misfits, [])
+        self.ask(codec.PEER_HELLO, hello_fields(replica=2, ports="9,1001,1002"))
+        self.assertEqual(
+            self.misfits,
+            ["s0.2 and s0.0 do not agree about the p2p port of s0.0: 9 and 1000; see their --p2p-port and --peers"],
+        )
+
+    def test_one_that_was_taken_does_not_end(self) -> None:
+        self.links.taken()
+        for replica in (1, 2):
+            self.ask(codec.PEER_HELLO, hello_fields(replica=replica, ports="9,1001,1002"))
+        self.assertEqual(self.misfits, [])
+
+    def test_before_it_is_known_who_this_is(self) -> None:
+        self.factory.links = None
+        transport, answer = self.ask(codec.PEER_HELLO, hello_fields(cluster="another"))
+        self.assertEqual((answer[ERROR_CODE], answer[ERROR_DESCRIPTION]), (Busy.code, b"it is starting"))
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.lines, [])
+
+    def test_messages_of_others(self) -> None:
+        protocol, transport = self.peer()
+        protocol.dataReceived(raft_box(attrs.evolve(heartbeat(1, 0), to=member(0, b"former disk"[:1]))))
+        self.assertFalse(transport.disconnecting, "a message to a disk that was here before is late, and no fault")
+        protocol.dataReceived(raft_box(heartbeat(2, 0)))
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.logged("a message of 2/"), 1)
+        self.assertEqual(self.received, [])
+
+    def test_garbage_ends_its_connection_and_no_other(self) -> None:
+        good, good_transport = self.peer(2)
+        for data in (
+            field(COMMAND, codec.RAFT) + field(b"message", b"garbage") + b"\0\0",
+            field(COMMAND, codec.RAFT) + b"\0\0",
+            field(COMMAND, codec.RAFT) + field(b"message", b"") + field(b"message.1", b"") + b"\0\0",
+            field(b"_answer", b"1") + b"\0\0",
+            codec.request(2, codec.PEER_HELLO, hello_fields()),
+            b"GET / HTTP/1.1\r\n",
+        ):
+            self.lines.clear()
+            protocol, transport = self.peer()
+            protocol.dataReceived(data + raft_box(heartbeat(1, 0)))
+            self.assertTrue(transport.disconnecting, data)
+            self.assertEqual(len(self.lines), 1)
+            protocol.connectionLost()
+        self.assertEqual(self.received, [])
+        good.dataReceived(raft_box(heartbeat(2, 0)))
+        self.assertEqual(self.received, [heartbeat(2, 0)])
+        self.assertFalse(good_transport.disconnecting)
+
+    def test_a_message_before_peer_hello(self) -> None:
+        protocol, transport = self.connect()
+        protocol.dataReceived(raft_box(heartbeat(1, 0)))
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.received, [])
+
+    def test_a_client_at_the_wrong_port_is_told(self) -> None:
+        transport, answer = self.ask(codec.HELLO, codec.integer(b"version", 1))
+        self.assertEqual(answer[ERROR_CODE], Rejected.code)
+        self.assertIn(b"clients connect to another", answer[ERROR_DESCRIPTION])
+        self.assertTrue(transport.disconnecting)
+        _, answer = self.ask(codec.GET, field(b"key", b"k"))
+        self.assertEqual(answer[ERROR_CODE], b"UNHANDLED")
+
+    def test_who_does_not_say_who_it_is(self) -> None:
+        _, transport = self.connect()
+        self.clock.advance(STRANGER_SECONDS_MAX - 0.1)
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(transport.disconnecting)
+
+    def test_a_member_that_connects_again_replaces_its_connection(self) -> None:
+        """The former one may have been lost on the other side alone, and would stay for ever."""
+        first, first_transport = self.peer()
+        second, second_transport = self.peer()
+        self.assertTrue(first_transport.disconnecting)
+        first.connectionLost()
+        self.assertEqual(self.links.incoming, {member(1): second})
+        second.dataReceived(raft_box(heartbeat(1, 0)))
+        self.assertEqual(len(self.received), 1)
+        self.peer(2)
+        self.assertFalse(second_transport.disconnecting)
+
+    def test_boxes_longer_than_those_of_clients(self) -> None:
+        piece = SnapshotPiece(
+            sender=member(1),
+            to=member(0),
+            term=1,
+            stream=1,
+            last_index=1,
+            last_term=1,
+            configuration=Configuration(frozenset([member(0)])),
+            offset=0,
+            data=b"x" * BOX_BYTES_MAX,
+            done=False,
+        )
+        protocol, transport = self.peer()
+        protocol.dataReceived(raft_box(piece))
+        self.assertEqual(self.received, [piece])
+        protocol.dataReceived(raft_box(attrs.evolve(piece, data=b"x" * 2 * BOX_BYTES_MAX)))
+        self.assertTrue(transport.disconnecting)
+
+    def test_an_introduction(self) -> None:
+        _, answer = self.ask(codec.INTRODUCE, field(b"replica", b"2"))
+        self.assertEqual(answer, {b"_answer": b"1", b"replica": b"0"})
+        self.assertEqual(self.introduced[0][b"replica"], b"2")
+
+    def test_an_introduction_that_takes_time(self) -> None:
+        self.factory.links = None
+        self.introduction = later = Deferred()
+        protocol, transport = self.connect()
+        self.clock.advance(STRANGER_SECONDS_MAX - 1)
+        protocol.dataReceived(codec.request(1, codec.INTRODUCE, b""))
+        self.clock.advance(STRANGER_SECONDS_MAX - 1)
+        self.assertFalse(transport.disconnecting)
+        later.callback(field(b"replica", b"0"))
+        self.assertEqual(self.answer_on(transport)[b"replica"], b"0")
+
+    def test_introductions_that_fail(self) -> None:
+        for error in (Rejected("other settings"), Busy("later")):
+            self.introduction = error
+            _, answer = self.ask(codec.INTRODUCE, b"")
+            self.assertEqual((answer[ERROR_CODE], answer[ERROR_DESCRIPTION]), (error.code, str(error).encode()))
+        self.introduction = ZeroDivisionError()
+        _, answer = self.ask(codec.INTRODUCE, b"")
+        self.assertEqual(answer[ERROR_CODE], b"INTERNAL_ERROR")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_servers_take_no_introductions(self) -> None:
+        self.factory.introduce = None
+        _, answer = self.ask(codec.INTRODUCE, b"")
+        self.assertEqual(answer[ERROR_CODE], b"UNHANDLED")
+
+    def test_when_it_ends(self) -> None:
+        protocol, transport = self.peer()
+        self.successResultOf(self.links.stop())
+        self.assertTrue(transport.disconnecting)
+        protocol.dataReceived(raft_box(heartbeat(1, 0)))
+        self.assertEqual(self.received, [])
+        _, answer = self.ask(codec.PEER_HELLO, hello_fields())
+        self.assertEqual(answer[ERROR_CODE], Busy.code)
+        _, stranger_transport = self.connect()
+        self.factory.stopFactory()
+        self.assertTrue(stranger_transport.disconnecting)
+
+
+class LinksTest(LogCase):
+    """Replicas 0 and 1 on a simulated network."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = MemoryReactorClock()
+        self.network = ConnectionCompleter(self.clock)
+        self.received: list[Message] = []
+        self.factory = PeerFactory(self.clock)
+        self.misfits: list[str] = []
+        self.other = PeerLinks(
+            self.clock, CLUSTER, "s0", member(1), 1001, {0: ("127.0.0.1", 1000)}, self.received.append, self.fail
+        )
+        self.factory.attach(self.other)
+        self.clock.listenTCP(1001, self.factory)
+        self.links = PeerLinks(
+            self.clock, CLUSTER, "s0", member(0), 1000, {1: ("127.0.0.1", 1001)}, self._never, self.misfits.append
+        )
+        self.links.start()
+        self.pump: IOPump | None = None
+
+    def _never(self, message: Message) -> None:
+        raise AssertionError("nothing comes on the connections that one opens")
+
+    def tearDown(self) -> None:
+        stopped = self.links.stop()
+        if self.pump is not None:
+            self.pump.flush()
+        self.successResultOf(stopped)
+        for protocol in list(self.factory.connections):
+            protocol.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def connect(self) -> IOPump:
+        self.pump = self.network.succeedOnce(greet=False)
+        assert self.pump is not None, "no attempt to connect"
+        self.pump.flush()
+        return self.pump
+
+    def lose(self) -> None:
+        assert self.pump is not None
+        for protocol in list(self.factory.connections):
+            protocol.transport.abortConnection()
+        self.pump.flush()
+
+    def pass_on(self, message: Message) -> None:
+        self.links.send(message)
+        assert self.pump is not None
+        self.pump.flush()
+
+    def test_what_is_sent_arrives(self) -> None:
+        self.links.send(heartbeat(0, 1, 1))  # lost: there is no connection yet
+        self.connect()
+        self.pass_on(heartbeat(0, 1, 2))
+        self.pass_on(heartbeat(0, 1, 3))
+        self.assertEqual(self.received, [heartbeat(0, 1, 2), heartbeat(0, 1, 3)])
+        self.assertEqual(self.lines, ["connected to s0.1 (127.0.0.1:1001)"])
+
+    def test_what_is_for_nobody_there_is_not_sent(self) -> None:
+        pump = self.connect()
+        for to in (member(1, b"x"), member(2)):
+            self.links.send(attrs.evolve(heartbeat(0, 1), to=to))
+        self.assertFalse(pump.clientIO.getOutBuffer())
+
+    def test_attempts_come_less_and_less_often(self) -> None:
+        began = []
+        for _ in range(8):
+            self.assertEqual(len(self.clock.tcpClients), 1)
+            began.append(self.clock.seconds())
+            self.network.failOnce(Failure(ConnectionRefusedError("nobody listens")))
+            while not self.clock.tcpClients:
+                self.clock.advance(0.01)
+        waits = [later - before for before, later in pairwise(began)]
+        for wait, wanted in zip(waits, [RETRY_SECONDS_MIN * 2**number for number in range(7)], strict=True):
+            self.assertLess(abs(wait - min(wanted, RETRY_SECONDS_MAX)), 0.03)
+        self.assertEqual(self.logged("no connection to s0.1 (127.0.0.1:1001)"), 1)
+        self.assertEqual(len(self.lines), 1)
+
+    def test_an_attempt_that_hangs_counts_as_the_wait(self) -> None:
+        """Where packets vanish an attempt takes its whole second: another second of waiting would be too much."""
+        for _ in range(6):
+            self.network.failOnce()
+            self.clock.advance(RETRY_SECONDS_MAX)
+        self.assertEqual(len(self.clock.tcpClients), 1)
+        self.assertEqual(self.clock.tcpClients[0][3], PEER_CONNECT_SECONDS_MAX)
+        self.clock.advance(PEER_CONNECT_SECONDS_MAX)
+        self.network.failOnce()
+        self.clock.advance(0)
+        self.assertEqual(len(self.clock.tcpClients), 1)
+
+    def test_a_name_that_is_looked_up_for_ever(self) -> None:
+        self.network.failOnce()
+        resolver = self.clock.installNameResolver(NeverResolves())  # type: ignore[arg-type]
+        self.clock.advance(RETRY_SECONDS_MIN)
+        self.assertEqual(self.clock.tcpClients, [])
+        self.clock.installNameResolver(resolver)
+        self.clock.advance(2 * PEER_CONNECT_SECONDS_MAX)
+        self.clock.advance(0)
+        self.assertEqual(len(self.clock.tcpClients), 1)
+
+    def test_a_lost_connection_is_replaced_at_once(self) -> None:
+        for _ in range(3):
+            self.connect()
+            self.clock.advance(RETRY_SECONDS_MAX)
+            self.lose()
+            self.clock.advance(0)
+        self.connect()
+        self.pass_on(heartbeat(0, 1))
+        self.assertEqual(len(self.received), 1)
+
+    def test_one_that_is_lost_again_and_again_is_not(self) -> None:
+        connections = 0
+        for _ in range(1000):
+            if self.clock.tcpClients:
+                self.connect()
+                connections += 1
+                self.lose()
+            self.clock.advance(0.01)
+        self.assertLess(connections, 16)
+
+    def test_a_refused_replica_keeps_trying_and_says_so_once(self) -> None:
+        self.other.group = "s1"
+        for _ in range(4):
+            self.connect()
+            self.assertEqual(self.factory.connections, set())
+            self.clock.advance(RETRY_SECONDS_MAX - 0.01)
+            self.assertEqual(self.clock.tcpClients, [])
+            self.clock.advance(0.02)
+        refusal = "s0.1 (127.0.0.1:1001) does not take this replica: this is s1.1; s0.0 has its address for that"
+        self.assertEqual(self.logged(refusal), 1)
+        self.assertEqual(self.logged("refused a connection"), 1)
+        self.other.group = "s0"
+        self.connect()
+        self.pass_on(heartbeat(0, 1))
+        self.assertEqual(len(self.received), 1)
+        self.assertEqual(len(self.lines), 3)
+
+    def test_a_peer_that_is_starting(self) -> None:
+        self.factory.links = None
+        self.connect()
+        self.factory.links = self.other
+        self.clock.advance(RETRY_SECONDS_MIN)
+        self.connect()
+        self.pass_on(heartbeat(0, 1))
+        self.assertEqual(len(self.received), 1)
+
+    def test_a_peer_that_takes_the_connection_and_says_nothing(self) -> None:
+        self.pump = self.network.succeedOnce(greet=False)
+        self.clock.advance(PEER_HELLO_SECONDS_MAX)
+        assert self.pump is not None
+        self.pump.flush()
+        self.assertEqual(self.logged("no answer"), 1)
+        self.clock.advance(0)
+        self.connect()
+        self.pass_on(heartbeat(0, 1))
+        self.assertEqual(len(self.received), 1)
+
+    def test_what_was_sent_before_the_end_arrives(self) -> None:
+        pump = self.connect()
+        self.links.send(heartbeat(0, 1))
+        stopped = self.links.stop()
+        self.assertNoResult(stopped)
+        self.links.send(heartbeat(0, 1))
+        pump.flush()
+        self.successResultOf(stopped)
+        self.assertEqual(len(self.received), 1)
+
+    def test_the_end_in_the_middle_of_an_attempt(self) -> None:
+        self.successResultOf(self.links.stop())
+        self.assertEqual(self.lines, [])
+
+    def test_the_end_between_attempts(self) -> None:
+        self.network.failOnce()
+        self.successResultOf(self.links.stop())
+        self.clock.advance(10)
+        self.assertEqual(self.clock.tcpClients, [])
+
+    def test_the_end_in_the_middle_of_peer_hello(self) -> None:
+        self.pump = self.network.succeedOnce(greet=False)
+        stopped = self.links.stop()
+        assert self.pump is not None
+        self.pump.flush()
+        self.successResultOf(stopped)
+
+
+class NeverResolves:
+    """A name server that cannot be reached."""
+
+    def resolveHostName(self, receiver: Any, name: str, portNumber: int) -> None:
+        """Say nothing."""
