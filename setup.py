@@ -34,6 +34,7 @@ setup(
         "madkv",
         "madkv.bench",
         "madkv.client",
+        "madkv.manager",
         "madkv.raft",
         "madkv.server",
         "madkv.storage",

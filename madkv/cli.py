@@ -19,20 +19,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("client", "the line interface: PUT, SWAP, GET, DELETE, SCAN and STOP on stdin, answers on stdout"),
     ):
         command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
-        command.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="default: %(default)s")
+        command.add_argument("--server", metavar="HOST:PORT", help=f"a single server; default: {DEFAULT_SERVER}")
         command.add_argument(
             "server", nargs="?", default=argparse.SUPPRESS, metavar="HOST:PORT", help="the same, without --server"
         )
+        command.add_argument("--managers", metavar="A,B,C", help="a cluster, by the HOST:PORT of each manager")
+    what = "tell the managers that a node's disk is lost for good, so that a blank one may take its place"
+    command = commands.add_parser("replace-disk", help=what, description=what.capitalize() + ".")
+    command.add_argument("node", metavar="NODE", help="s0.1 for replica 1 of partition 0, m.1 for manager 1")
+    command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
     options = parser.parse_args(argv)
+    if options.command == "replace-disk":
+        from madkv.client.replace_disk import replace_disk
+
+        return replace_disk(options.node, options.managers)
+    if options.server is not None and options.managers is not None:
+        parser.error("give either a server or the managers")
+    if options.server is None and options.managers is None:
+        options.server = DEFAULT_SERVER
     if options.command == "shell":
         try:
             from madkv.client.shell import run_shell
 
-            return run_shell(options.server)
+            return run_shell(options.server, options.managers)
         except KeyboardInterrupt:  # while it starts, or takes its leave of the server
             return 130
     from madkv.client.__main__ import main as run_line_client
 
+    if options.managers is not None:
+        return run_line_client(["--managers", options.managers])
     return run_line_client(["--server", options.server])
 
 

@@ -31,7 +31,8 @@ class Room(NamedTuple):
 
 PURE = (
     *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
-    *("madkv.ranges", "madkv.session_rows", "madkv.state_machine"),
+    *("madkv.partitions", "madkv.ranges", "madkv.session_rows", "madkv.settings", "madkv.state_machine"),
+    "madkv.raft.configuration",
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
 OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
@@ -41,14 +42,25 @@ ROOMS = {
     **dict.fromkeys(PURE, PURE_ROOM),
     "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
-    "madkv.wire.": Room(PURE, ("attr", "attrs", "twisted", "zope")),
+    "madkv.wire.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "twisted", "zope")),
     "madkv.server.": Room(
         (*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")
+    ),
+    "madkv.manager.placement": PURE_ROOM,
+    # The managers' group runs the same replica as a server's, and its process ends like one; what serves clients is
+    # not theirs.
+    "madkv.manager.": Room(
+        (
+            *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
+            *("madkv.server.disk", "madkv.server.host", "madkv.server.peers", "madkv.server.process"),
+            "madkv.server.replica",
+        ),
+        ("attr", "attrs", "twisted", "zope"),
     ),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.cli": Room((*PURE, "madkv.client.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),
-    "madkv.testing.": Room(("madkv.",), ("attr", "attrs", "psutil", "sortedcontainers", "twisted")),
+    "madkv.testing.": Room(("madkv.",), ("attr", "attrs", "psutil", "sortedcontainers", "twisted", "zope")),
     "madkv.": Room(),
 }
 
@@ -138,6 +150,11 @@ def test_no_package_hides_twisted() -> None:
         ("madkv.server.service", "from madkv.testing.fleet import Fleet"),
         ("madkv.server.service", "from madkv.client import router"),
         ("madkv.server.service", "import lmdb"),
+        ("madkv.server.clustered", "from madkv.manager.placement import ClusterMachine"),
+        ("madkv.manager.tap", "from madkv.server.service import ServerFactory"),
+        ("madkv.manager.service", "from madkv.client.router import Router"),
+        ("madkv.manager.placement", "from madkv.manager.service import ManagerFactory"),
+        ("madkv.manager.placement", "from time import monotonic"),
         ("madkv.storage.memory", "import numpy"),
         ("madkv.limits", "from madkv import bench"),
     ],
@@ -153,6 +170,7 @@ def test_a_violation_is_caught(module: str, source: str) -> None:
         ("madkv.state_machine", "from . import operations, limits"),
         ("madkv.storage.memory", "from sortedcontainers import SortedDict\nfrom . import lmdb_store"),
         ("madkv.server.service", "from madkv import limits, wire\nfrom ..storage.memory import MemoryStore"),
+        ("madkv.manager.tap", "from madkv.server.host import ReplicaHost\nfrom madkv.manager import placement"),
         ("madkv.client.line", "import os, socket, time\nfrom madkv.wire import boxes"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -323,6 +323,35 @@ def test_sigterm_ends_it_at_once_with_status_0() -> None:
             assert client.get(b"big") is None, "a server in memory starts empty"
 
 
+SERVER_THAT_BREAKS = """
+import sys
+from twisted.scripts.twistd import run
+from madkv.storage.volatile import VolatileStorage
+
+write = VolatileStorage.write
+def breaking(self, batch):
+    if any(b"the last" in entry.payload for entry in batch.entries):
+        raise OSError("the store is broken")
+    write(self, batch)
+VolatileStorage.write = breaking
+sys.argv = ["twistd", "-n", "--pidfile=", "madkv-server", "--listen", "127.0.0.1:0"]
+run()
+"""
+
+
+def test_a_replica_that_fails_ends_the_process_and_answers_nobody() -> None:
+    with Process([sys.executable, "-c", SERVER_THAT_BREAKS]) as server:
+        port = int(server.wait_for(r"serving clients on \S+:(\d+)")[1])
+        with socket.create_connection(("127.0.0.1", port), SECONDS_MAX) as connection:
+            put = codec.request(1, codec.PUT, field(b"key", b"the last") + blob(b"value", b"v"))
+            connection.sendall(put + codec.request(2, codec.GET, field(b"key", b"the last")))
+            assert server.wait() == 1
+            with suppress(ConnectionError):
+                assert connection.recv(1) == b"", "somebody was answered"
+        assert server.output.count("Traceback") == 1
+        assert "OSError: the store is broken" in server.output and "cannot go on" in server.output
+
+
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(server_command(*options), capture_output=True, text=True, timeout=SECONDS_MAX * 2)
 
@@ -375,4 +404,4 @@ def test_help_documents_every_option() -> None:
     assert ended.returncode == 0
     words = " ".join(ended.stdout.split())
     assert "-l, --listen=" in words
-    assert "HOST:PORT to listen on for clients. [default: 0.0.0.0:3777]" in words
+    assert "HOST:PORT to listen on for clients, without managers. [default: 0.0.0.0:3777]" in words

@@ -19,28 +19,39 @@ from madkv.limits import (
     SESSIONS_PER_CONNECTION_MAX,
 )
 from madkv.operations import Operation
-from madkv.server.replica import Answered
+from madkv.raft.configuration import Member
+from madkv.server.replica import Answered, Replica
 from madkv.server.service import ServerFactory, ServerProtocol
-from madkv.server.solo import SoloReplica
+from madkv.server.tap import replica_in_memory
 from madkv.storage.memory import MemoryStore
 from madkv.wire import codec
 from madkv.wire.boxes import Box, blob, field, join_blob, parse_boxes
 
 
+def raise_again(error: Exception) -> None:
+    raise error
+
+
+def started_replica(store: MemoryStore, clock: Clock) -> Replica:
+    replica = replica_in_memory(store, Member(0, bytes(16)), clock, clock.seconds, raise_again)
+    replica.start()
+    return replica
+
+
 class LaterReplica:
-    """A real replica whose answers come when the test says so, as those of a group would."""
+    """A real replica whose answers come when the test says so, as those of a larger group would."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self._solo = SoloReplica(self.store, lambda: 0.0)
+        self._replica = started_replica(self.store, Clock())
         self.waiting: deque[Callable[[], None]] = deque()
         self.fails = False
 
     def propose(self, operation: Operation, answered: Answered) -> None:
-        self._hand_over(lambda: self._solo.propose(operation, answered))
+        self._hand_over(lambda: self._replica.propose(operation, answered))
 
     def read(self, key: bytes, released: Callable[[Any], None]) -> None:
-        self._hand_over(lambda: self._solo.read(key, released))
+        self._hand_over(lambda: self._replica.read(key, released))
 
     def _hand_over(self, work: Callable[[], None]) -> None:
         if self.fails:
@@ -52,7 +63,7 @@ class LaterReplica:
             self.waiting.popleft()()
 
 
-class RefusingReplica(SoloReplica):
+class RefusingReplica:
     """Keeps every operation from being applied, as one that is no leader does."""
 
     def propose(self, operation: Operation, answered: Answered) -> None:
@@ -100,12 +111,14 @@ class ServerProtocolTest(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.store = MemoryStore()
-        self.factory = ServerFactory(self.clock, SoloReplica(self.store, self.clock.seconds), b"s0", b"boot")
+        self.replica = started_replica(self.store, self.clock)
+        self.factory = ServerFactory(self.clock, self.replica, b"s0", b"boot")
         self.client = Client(self.factory)
 
     def tearDown(self) -> None:
         for protocol in list(self.factory.connections):
             protocol.connectionLost()
+        self.replica.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual((self.factory.calls, self.factory.call_bytes, len(self.factory.cuts)), (0, 0, 0))
         self.assertEqual(self.store._undo_bytes, 0)
@@ -254,7 +267,7 @@ class ServerProtocolTest(SynchronousTestCase):
         self.assertEqual(len(self.store._cuts), 0)
 
     def test_errors_that_the_replica_answers(self) -> None:
-        client = Client(ServerFactory(self.clock, RefusingReplica(self.store), b"s0", b""))
+        client = Client(ServerFactory(self.clock, RefusingReplica(), b"s0", b""))
         bounds = field(b"start", b"") + field(b"end", b"z")
         for command, fields in ((codec.PUT, KEY + VALUE), (codec.GET, KEY), (codec.SCAN, bounds)):
             answer = client.call(command, fields)

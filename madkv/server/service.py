@@ -1,6 +1,8 @@
 """The AMP service in front of a replica: checks bounds, hands calls over, answers them. It decides nothing else."""
 
+import json
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any, Protocol
 
@@ -9,6 +11,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from madkv import __version__
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ProtocolError, VersionMismatch
 from madkv.limits import (
@@ -16,12 +19,16 @@ from madkv.limits import (
     CALLS_MAX,
     CALLS_PER_CONNECTION_MAX,
     CLIENT_ID_BYTES,
+    SCAN_PAGE_BYTES,
+    SCAN_PAGE_PAIRS,
     SESSIONS_PER_CONNECTION_MAX,
 )
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
+from madkv.ranges import Ownership
 from madkv.server.cuts import Cuts
 from madkv.server.replica import Answered
 from madkv.storage.memory import Cut, MemoryStore
+from madkv.storage.overlay import AppliedPairs
 from madkv.wire import codec
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.codec import take_blob, take_bytes, take_integer, take_session
@@ -49,7 +56,6 @@ class ServerProtocol(BoxProtocol):
     def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
         super().__init__(clock)
         self._service = service
-        self._replica = service.replica
         self._in_flight = 0
         self._sessions_opened = 0
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
@@ -61,6 +67,7 @@ class ServerProtocol(BoxProtocol):
             codec.HELLO: self._hello,
             codec.OPEN_SESSION: self._open_session,
             codec.CLOSE_SESSION: self._close_session,
+            codec.STATUS: self._status,
         }
 
     def connectionMade(self) -> None:
@@ -100,10 +107,14 @@ class ServerProtocol(BoxProtocol):
         version = take_integer(box, b"version")
         if version != codec.PROTOCOL_VERSION:
             raise VersionMismatch(f"this server speaks version {codec.PROTOCOL_VERSION}, the client version {version}")
-        fields = (
-            codec.integer(b"version", version) + field(b"node", self._service.node) + field(b"boot", self._service.boot)
-        )
+        service = self._service
+        fields = codec.integer(b"version", version) + field(b"node", service.node) + field(b"boot", service.boot)
+        fields += field(b"role", service.role) + field(b"cluster", service.cluster)
         self._answer(tag, codec.answer(tag, fields))
+
+    def _status(self, tag: bytes, box: Box) -> None:
+        facts = {"node": self._service.node.decode(), "version": __version__, **self._service.status()}
+        self._answer(tag, codec.answer(tag, blob(b"status", json.dumps(facts).encode())))
 
     def _open_session(self, tag: bytes, box: Box) -> None:
         client_id = take_bytes(box, b"client_id")
@@ -131,7 +142,7 @@ class ServerProtocol(BoxProtocol):
     def _propose(self, tag: bytes, operation: Operation, size_bytes: int) -> None:
         self._begin(size_bytes)
         try:
-            self._replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer))
+            self._service.replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer))
         except BaseException:
             self._end(size_bytes)
             raise
@@ -146,11 +157,37 @@ class ServerProtocol(BoxProtocol):
     def _scan(self, tag: bytes, box: Box) -> None:
         start, end = take_bytes(box, b"start"), take_bytes(box, b"end")
         check_scan(start, end)
-        if b"cursor" in box:
+        if self._service.ownership is not None:
+            cursor = box.get(b"cursor")
+            if cursor is not None:
+                check_key(cursor)
+            begin = start if cursor is None else cursor + b"\0"  # the first key that may follow it
+            self._read(tag, begin, partial(self._stretch_answer, begin, end), len(start) + len(end))
+        elif b"cursor" in box:
             cut = self._service.cuts.take(take_integer(box, b"cursor"), self)
             self._answer(tag, self._page_answer(tag, cut))
-            return
-        self._read(tag, start, partial(self._first_page_answer, start, end), len(start) + len(end))
+        else:
+            self._read(tag, start, partial(self._first_page_answer, start, end), len(start) + len(end))
+
+    def _stretch_answer(self, begin: bytes, end: bytes, tag: bytes, pairs: AppliedPairs) -> bytes:
+        """A page of what this group owns from `begin` on: each page shows a point of its own."""
+        assert self._service.ownership is not None
+        stretch = self._service.ownership().stretch_of(begin)
+        assert stretch is not None, "the replica refuses to read what is not owned"
+        until = stretch.end if stretch.end is not None and stretch.end <= end else None
+        page: list[tuple[bytes, bytes]] = []
+        size = 0
+        with closing(pairs.pairs(begin, end if until is None else until)) as following:
+            for key, value in following:
+                if key == until:
+                    break
+                if size >= SCAN_PAGE_BYTES or len(page) >= self._service.scan_page_pairs:
+                    last = blob(b"pairs", codec.encode_pairs(page)) + field(b"cursor", page[-1][0])
+                    return codec.answer(tag, last)
+                page.append((key, value))
+                size += len(key) + len(value)
+        fields = blob(b"pairs", codec.encode_pairs(page))
+        return codec.answer(tag, fields if until is None else fields + field(b"until", until))
 
     def _first_page_answer(self, start: bytes, end: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
         return self._page_answer(tag, pairs.cut(start, end))
@@ -172,7 +209,7 @@ class ServerProtocol(BoxProtocol):
             return  # nobody wants to know, so nothing would hold back whoever asks
         self._begin(size_bytes)
         try:
-            self._replica.read(key, partial(self._complete, tag, size_bytes, answer_of))
+            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of))
         except BaseException:
             self._end(size_bytes)
             raise
@@ -239,12 +276,26 @@ class ServerFactory(Factory):
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, replica: Replica, node: bytes, boot: bytes) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        replica: Replica,
+        node: bytes,
+        boot: bytes,
+        status: Callable[[], dict[str, Any]] = dict,
+        ownership: Callable[[], Ownership] | None = None,
+    ) -> None:
+        """`ownership` tells what the server's group owns, if it is one of a cluster. `replica` may be replaced."""
         self._clock = clock
         self.replica = replica
         self.node = node
         self.boot = boot
+        self.role = b"solo" if ownership is None else b"server"
+        self.cluster = b""
+        self.status = status
+        self.ownership = ownership
         self.cuts = Cuts(clock)
+        self.scan_page_pairs = SCAN_PAGE_PAIRS
         self.connections: set[ServerProtocol] = set()
         self.calls = 0
         self.call_bytes = 0

@@ -1,113 +1,159 @@
 """`twistd madkv-server`: options, and the wiring of one server."""
 
 import os
-import resource
-import signal
-import sys
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.python import usage
 
-from madkv.addresses import Address, parse_address, show_address
-from madkv.errors import MadKVError
+from madkv.addresses import Address, parse_address, parse_addresses, show_address
+from madkv.limits import KIB, PARTITIONS_MAX, REPLICAS_MAX
+from madkv.raft.bounds import Bounds
+from madkv.raft.configuration import DISK_ID_BYTES, Member
+from madkv.raft.messages import Message
+from madkv.server.clustered import ClusteredServer, Shape
+from madkv.server.disk import InlineDisk
+from madkv.server.process import Process, usage_errors, whole_number
+from madkv.server.replica import Replica, Tuning
 from madkv.server.service import ServerFactory
-from madkv.server.solo import SoloReplica
 from madkv.storage.memory import MemoryStore
+from madkv.storage.volatile import VolatileStorage
 
-BOOT_BYTES = 16
-LISTEN_BACKLOG = 1024
+BOOT_BYTES = DISK_ID_BYTES
+TAIL_BYTES_KEPT = 64 * KIB
+"""No peer asks for what is applied, and letting go of it entry by entry would cost more."""
 
 
 class Options(usage.Options):
     """What the command line says."""
 
     synopsis = "[options]"
-    longdesc = "A MadKV server. Without a manager it is a single server that keeps its pairs in memory."
+    longdesc = (
+        "A MadKV server. Without --managers it is a single server that keeps its pairs in memory. With them it is one "
+        "of a cluster: it keeps its pairs in --backer, learns from the managers which keys its partition owns, and, "
+        "with --replica, replicates them with its --peers."
+    )
     optParameters = [
-        ["listen", "l", "0.0.0.0:3777", "HOST:PORT to listen on for clients."],
+        ["listen", "l", "0.0.0.0:3777", "HOST:PORT to listen on for clients, without managers."],
+        ["managers", "m", None, "HOST:PORT of each manager, separated by commas: makes this a server of a cluster."],
+        ["partition", "p", "0", "Number of the partition that this server is of, from 0 on."],
+        ["replica", "r", None, "Number of this replica of the partition, from 0 on; left out when it has no replicas."],
+        ["api-port", "a", "3777", "Port for clients, on all addresses of this machine."],
+        ["p2p-port", None, None, "Port for the other replicas, on all addresses; needed with --replica."],
+        ["peers", None, "none", "The other replicas' HOST:P2P_PORT in the order of their numbers, or none."],
+        ["backer", "b", None, "Directory for everything durable; made if it is not there."],
     ]
 
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
-        try:
+        with usage_errors("listen"):
             self["listen"] = parse_address(self["listen"], port_min=0)
-        except MadKVError as error:
-            raise usage.UsageError(f"--listen: {error}") from None
+        if self["managers"] is None:
+            for name in ("replica", "p2p-port", "backer"):
+                if self[name] is not None:
+                    raise usage.UsageError(f"--{name} goes with --managers")
+            self["shape"] = None
+            return
+        if self["backer"] is None:
+            raise usage.UsageError("--backer is needed with --managers: where to keep the data")
+        if (self["replica"] is None) != (self["p2p-port"] is None):
+            raise usage.UsageError("--replica and --p2p-port go together")
+        numbers: dict[str, int | None] = {}
+        for name, least, most in (
+            ("partition", 0, PARTITIONS_MAX - 1),
+            ("replica", 0, REPLICAS_MAX - 1),
+            ("api-port", 1, 65_535),
+            ("p2p-port", 1, 65_535),
+        ):
+            with usage_errors(name):
+                numbers[name] = None if self[name] is None else whole_number(least, most)(self[name])
+        with usage_errors("managers"):
+            managers = parse_addresses(self["managers"])
+        with usage_errors("peers"):
+            peers = [] if self["peers"] == "none" else parse_addresses(self["peers"])
+        if peers and numbers["replica"] is None:
+            raise usage.UsageError("--peers goes with --replica")
+        if (numbers["replica"] or 0) > len(peers):
+            raise usage.UsageError(f"--replica {numbers['replica']} of {len(peers) + 1} replicas: they count from 0")
+        assert numbers["partition"] is not None and numbers["api-port"] is not None
+        self["shape"] = Shape(
+            numbers["partition"],
+            numbers["replica"],
+            managers,
+            numbers["api-port"],
+            numbers["p2p-port"],
+            peers,
+            Path(self["backer"]).absolute(),
+        )
 
 
-class ServerService(Service):
-    """One server process: everything that touches the world is opened in startService and closed in stopService."""
+def replica_in_memory(
+    store: MemoryStore,
+    member: Member,
+    clock: IReactorTime,
+    monotonic: Callable[[], float],
+    failed: Callable[[Exception], None],
+) -> Replica:
+    """A new group of one whose pairs are in `store` and nowhere else; it leads as soon as it is started."""
+    return Replica(
+        member,
+        VolatileStorage(member),
+        store,
+        InlineDisk(),
+        clock,
+        monotonic,
+        _send_to_peer,
+        random.SystemRandom().randrange,
+        failed,
+        Tuning(bounds=Bounds(tail_bytes_kept=TAIL_BYTES_KEPT)),
+    )
 
-    log = Logger()
+
+def _send_to_peer(message: Message) -> None:
+    raise AssertionError(f"a group of one has nobody to send {message} to")
+
+
+class ServerService(Process):
+    """A server without a manager: everything is in memory."""
 
     def __init__(self, listen: Address, reactor: Any) -> None:
+        super().__init__("madkv-server", "this server", reactor)
         self._listen = listen
-        self._reactor = reactor
         self._port: IListeningPort | None = None
         self._factory: ServerFactory | None = None
+        self._replica: Replica | None = None
 
-    def startService(self) -> None:
-        """Listen. When that fails: one line on stderr and exit status 1."""
-        super().startService()
-        _raise_file_limit()
-        host, port = self._listen
-        boot = os.urandom(BOOT_BYTES).hex().encode()
-        self._factory = ServerFactory(self._reactor, SoloReplica(MemoryStore()), node=b"s0", boot=boot)
-        try:
-            self._port = self._reactor.listenTCP(port, self._factory, LISTEN_BACKLOG, host)
-        except CannotListenError as error:
-            if os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev:
-                raise  # in the background: twistd tells whoever started it, and exits with status 1
-            # In the foreground it would show a traceback, and has taken sys.stderr for its log by now.
-            print(
-                f"madkv-server: cannot listen on {show_address(self._listen)}: {error.socketError}", file=sys.__stderr__
-            )
-            raise SystemExit(1) from None
-        assert self._port is not None
-        where: Any = self._port.getHost()
+    def open(self) -> None:
+        """Listen, and lead."""
+        boot = os.urandom(BOOT_BYTES)
+        # Each start is a blank disk, and so another member.
+        member = Member(0, boot)
+        replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, time.monotonic, self.fail)
+        self._factory = ServerFactory(self.reactor, replica, b"s0", boot.hex().encode())
+        port = self._port = self.listen(self._listen, self._factory)
+        replica.start()  # It leads before the reactor looks at the port for the first time.
+        where: Any = port.getHost()
         self.log.info("serving clients on {address}", address=show_address((where.host, where.port)))
-        self._reactor.callWhenRunning(self._take_sigterm)
 
-    def _take_sigterm(self) -> None:
-        """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
-
-        def asked_to_end(*_: object) -> None:
-            self._reactor.callFromThread(self._end)
-
-        signal.signal(signal.SIGTERM, asked_to_end)
-
-    def _end(self) -> None:
-        if self.running:  # a second SIGTERM changes nothing
-            self.log.info("asked to end")
-            self._reactor.stop()
-
-    async def _stop(self) -> None:
+    async def close(self) -> None:
+        """Close the port, end the replica, and close every connection."""
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
+        if self._replica is not None:
+            self._replica.stop()
         if self._factory is not None:
             for connection in list(self._factory.connections):
                 connection.transport.abortConnection()
 
-    def stopService(self) -> Deferred[None]:
-        """Close the port and every connection."""
-        super().stopService()
-        return Deferred.fromCoroutine(self._stop())
 
-
-def _raise_file_limit() -> None:
-    """A connection is a file descriptor: allow as many as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def makeService(options: Options) -> ServerService:
+def makeService(options: Options) -> Process:
     """The server that the options describe; nothing is opened yet."""
     from twisted.internet import reactor
 
-    return ServerService(options["listen"], reactor)
+    shape: Shape | None = options["shape"]
+    return ServerService(options["listen"], reactor) if shape is None else ClusteredServer(shape, reactor)

@@ -1,0 +1,1 @@
+"""The managers: where every key belongs, and who is to hold it."""

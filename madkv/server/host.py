@@ -1,0 +1,170 @@
+"""A replica on its disk and between its peers, as servers and managers run it: put together, started, and stopped."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from madkv.addresses import Address
+from madkv.errors import Rejected
+from madkv.raft.configuration import Configuration, Member
+from madkv.server.disk import Disk, DiskThread
+from madkv.server.peers import PeerLinks
+from madkv.server.replica import Machine, Replica, Tuning
+from madkv.storage.directory import Directory
+from madkv.storage.durable import DurableStorage
+from madkv.storage.overlay import AppliedPairs
+
+HAND_OVER_SECONDS_MAX = 1.5
+"""How long a leader that ends waits for another one."""
+
+
+@attrs.frozen
+class Parts:
+    """What a replica has of the world."""
+
+    storage: Any
+    """A DurableStorage, or its twin in memory."""
+    disk: Disk
+    links: Callable[..., Any]
+    """Makes the PeerLinks."""
+    monotonic: Callable[[], float]
+    draw: Callable[[int], int]
+    tuning: Tuning | None = None
+
+
+class ReplicaHost:
+    """One running replica. It holds its directory from the moment when it is made until `stop`."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        directory: Directory,
+        first: Configuration,
+        group: str,
+        replica: int,
+        p2p_port: int | None,
+        peers: dict[int, Address],
+        machine_of: Callable[[AppliedPairs], Machine],
+        failed: Callable[[Exception], None],
+        leadership_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the store, on a new directory with the group's `first` configuration. Raises MadKVError.
+
+        `p2p_port` is where the other replicas reach this one, None without any; `peers` are their addresses by their
+        numbers. `failed` is called when this replica cannot go on; the process must end then.
+        """
+        self._reactor = reactor
+        self.group = group
+        self._change_heard = leadership_changed
+        self._waiting_for_leader: Deferred[None] | None = None
+        self.member = Member(replica, directory.identity.disk)
+        parts = self.parts_of(reactor, directory, first)
+        self.storage = parts.storage
+        self.pairs = AppliedPairs(self.storage)
+        self.machine = machine_of(self.pairs)
+        self._disk = parts.disk
+        self.links = parts.links(
+            reactor,
+            directory.identity.cluster,
+            group,
+            self.member,
+            p2p_port or 0,
+            peers,
+            lambda message: self.replica.receive(message),
+            lambda why: failed(Rejected(why)),
+        )
+        self.replica: Replica = Replica(
+            self.member,
+            self.storage,
+            self.pairs,
+            self._disk,
+            reactor,
+            parts.monotonic,
+            self.links.send,
+            parts.draw,
+            failed,
+            parts.tuning,
+            machine=self.machine,
+            leadership_changed=self._leadership_changed,
+        )
+
+    def parts_of(self, reactor: Any, directory: Directory, first: Configuration) -> Parts:
+        """Those of a real replica; simulations have others."""
+        disk = DiskThread(reactor.callFromThread)
+        return Parts(DurableStorage(directory, first), disk, PeerLinks, time.monotonic, random.SystemRandom().randrange)
+
+    def start(self) -> None:
+        """Take part."""
+        self.links.start()
+        self.replica.start()
+
+    async def stop(self) -> None:
+        """Hand the leadership over if there is somebody, then end: nobody hears anything more; the store is closed."""
+        if self.replica.hand_over():
+            self._waiting_for_leader = Deferred()
+            timer = task.deferLater(self._reactor, HAND_OVER_SECONDS_MAX, self._heard)
+            await self._waiting_for_leader
+            timer.addErrback(lambda failure: None)
+            timer.cancel()
+        self.replica.stop()
+        await self.links.stop()
+        await self._close_disk()
+        self.storage.close()
+
+    def _close_disk(self) -> Deferred[None]:
+        return deferToThread(self._disk.close)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica leads its group, as far as it knows."""
+        return self.replica.leads
+
+    def status(self) -> dict[str, Any]:
+        """How the replica is, for tools; all numbers are indexes or bytes."""
+        core = self.replica.core
+        return {
+            "group": self.group,
+            "replica": self.member.replica,
+            "disk": self.member.disk.hex(),
+            "member": str(self.member),
+            "role": core.role.value,
+            "term": core.term,
+            "leader": None if core.leader is None else core.leader.replica,
+            "commit": core.commit_index,
+            "applied": self.machine.last_applied,
+            "last": core.log.last_index,
+            "first": core.log.first_index,
+            "durable_applied": self.storage.applied_index,
+            "voters": sorted(str(member) for member in core.configuration.voters),
+            "learners": sorted(str(member) for member in core.configuration.learners),
+            "match": {str(member): progress.match_index for member, progress in core.progress.items()},
+            "data_bytes": self.storage.used_bytes,
+        }
+
+    def _leadership_changed(self) -> None:
+        core = self.replica.core
+        if core.leader is not None:
+            self.log.info(
+                "replica {leader} leads group {group} in term {term}{here}",
+                leader=core.leader.replica,
+                group=self.group,
+                term=core.term,
+                here=" (this one)" if core.leader == self.member else "",
+            )
+        if not self.leads:
+            self._heard()
+        self._change_heard()
+
+    def _heard(self) -> None:
+        waiting, self._waiting_for_leader = self._waiting_for_leader, None
+        if waiting is not None:
+            waiting.callback(None)

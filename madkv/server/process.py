@@ -1,0 +1,169 @@
+"""What servers and managers share as processes under twistd: ports, signals, and how they end.
+
+A process ends in one of three ways. Asked to (SIGTERM, Ctrl-C): in good order, within STOP_SECONDS_MAX, status 0. By a
+set-up that does not fit: one line on stderr, status 1, nothing changed. By a failure, such as a commit that failed: one
+line, status 1, at once and without another word to anybody, since what it would say may be wrong.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from madkv.addresses import Address, show_address
+from madkv.errors import InvalidArgument, MadKVError
+
+STOP_SECONDS_MAX = 4.0
+"""How long ending in good order may take before the rest is left undone: whatever counts is on disk."""
+LISTEN_BACKLOG = 1024
+EXIT_FAILED = 1
+
+
+class Process(Service):
+    """Base of the two daemons: subclasses `open` everything that touches the world, and `close` it."""
+
+    log = Logger()
+
+    def __init__(self, program: str, node: str, reactor: Any) -> None:
+        """`program` is what its complaints begin with, `node` who it is."""
+        self.program = program
+        self.node = node
+        self.reactor = reactor
+        self._is_ending = False
+
+    # --- For subclasses ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin. Whatever is not to be had ends the process by `refuse`."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """End in good order; cut off after STOP_SECONDS_MAX."""
+        raise NotImplementedError
+
+    def listen(self, address: Address, factory: Factory) -> IListeningPort:
+        """Listen, or end the process with one line."""
+        host, port = address
+        try:
+            listening: IListeningPort = self.reactor.listenTCP(port, factory, LISTEN_BACKLOG, host)
+        except CannotListenError as error:
+            if _is_in_background():
+                raise  # in the background: twistd tells whoever started it, and exits with status 1
+            self.refuse(f"cannot listen on {show_address(address)}: {error.socketError}")
+        return listening
+
+    def refuse(self, why: str) -> NoReturn:
+        """End before anything has begun: from `open` only."""
+        self._complain(why)
+        raise SystemExit(EXIT_FAILED)
+
+    def fail(self, error: Exception) -> None:
+        """End now, from anywhere, with a line and status 1, saying nothing more to anybody.
+
+        What is acknowledged stands; nobody may be told anything by a replica that is not what it thinks. An error that
+        is none of the world's is a bug, and leaves a traceback too.
+        """
+        if isinstance(error, MadKVError):
+            self._complain(str(error))
+        else:
+            self.log.failure("a failure that was not foreseen", Failure(error))
+            self._complain(f"{self.node} cannot go on: {type(error).__name__}: {error}")
+        # Not by the reactor: it would first let go of connections in good order, and run what waits for its turn.
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                try:
+                    stream.flush()
+                except OSError:
+                    pass
+        os._exit(EXIT_FAILED)
+
+    def _complain(self, why: str) -> None:
+        """One line: on stderr in the foreground, in the log in the background.
+
+        In the foreground twistd has taken sys.stderr for its log by now, which would put a date before it.
+        """
+        try:
+            if _is_in_background():
+                self.log.critical("{why}", why=why)
+            else:
+                print(f"{self.program}: {why}", file=sys.__stderr__, flush=True)
+        except OSError:
+            pass
+
+    # --- What twistd calls ------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Open everything."""
+        super().startService()
+        # Twisted counts by the clock that people set: set back an hour, no timer would fire for an hour.
+        assert not self.reactor.getDelayedCalls()
+        self.reactor.seconds = time.monotonic
+        _raise_file_limit()
+        self.open()
+        self.reactor.callWhenRunning(self._take_sigterm)
+
+    def stopService(self) -> Deferred[None]:
+        """Close everything, in bounded time."""
+        super().stopService()
+        closing: Deferred[None] = Deferred.fromCoroutine(self.close())
+        closing.addTimeout(STOP_SECONDS_MAX, self.reactor)
+        closing.addErrback(lambda failure: self.log.failure("not ended in good order", failure))
+        return closing
+
+    def _take_sigterm(self) -> None:
+        """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
+
+        def asked_to_end(*_: object) -> None:
+            self.reactor.callFromThread(self._end)
+
+        signal.signal(signal.SIGTERM, asked_to_end)
+
+    def _end(self) -> None:
+        if self.running and not self._is_ending:  # a second SIGTERM changes nothing
+            self._is_ending = True
+            self.log.info("asked to end")
+            self.reactor.stop()
+
+
+def _is_in_background() -> bool:
+    return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
+
+
+def _raise_file_limit() -> None:
+    """A connection is a file descriptor: allow as many as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Reads an option that is a whole number between two bounds; InvalidArgument with a line that says so."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 9 and least <= int(text) <= most):
+            raise InvalidArgument(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+@contextmanager
+def usage_errors(option: str) -> Iterator[None]:
+    """What is wrong with an option becomes twistd's one line and the usage text."""
+    try:
+        yield
+    except MadKVError as error:
+        raise usage.UsageError(f"--{option}: {error}") from None
