@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from madkv.client import blocking
+from madkv.client import connection, router
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Abandoned, InvalidArgument, VersionMismatch
 from madkv.limits import KEY_BYTES_MAX, RETRY_SECONDS_MIN, SCAN_PAGE_PAIRS, VALUE_BYTES_MAX
@@ -160,8 +160,7 @@ def greet(connection: socket.socket) -> None:
 
 def test_a_try_ends_after_its_time_and_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and never answers; then one that answers the handshake and nothing more."""
-    monkeypatch.setattr(blocking, "TRY_SECONDS_MAX", 0.1)
-    monkeypatch.setattr(blocking._Connection.exchange, "__defaults__", (0.1,))
+    monkeypatch.setattr(router, "TRY_SECONDS_MAX", 0.1)
     tries = 0
 
     def behave(connection: socket.socket) -> None:
@@ -342,7 +341,7 @@ def test_an_interrupted_call_does_not_answer_the_next(server: ServerProcess, mon
             def interrupt(self: object, *seconds: float) -> None:
                 raise KeyboardInterrupt
 
-            patched.setattr(blocking._Connection, "_receive", interrupt)
+            patched.setattr(connection.Connection, "_receive", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 client.swap(b"bk.int", b"2")
         assert client.get(b"bk.int") in (b"1", b"2")
@@ -352,8 +351,8 @@ def test_an_interrupted_call_does_not_answer_the_next(server: ServerProcess, mon
 
 def test_a_large_value_gets_through_a_slow_link(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time allowed for a try is shorter than the value takes; as long as bytes move, it goes on."""
-    monkeypatch.setattr(blocking, "TRY_SECONDS_MAX", 0.3)
-    monkeypatch.setattr(blocking, "SLOWEST_BYTES_PER_SECOND", 512 * 1024)
+    monkeypatch.setattr(router, "TRY_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(connection, "SLOWEST_BYTES_PER_SECOND", 512 * 1024)
     value = bytes(range(256)) * 4096
     with SlowLink(server.host, server.port, bytes_per_second=1_000_000) as link, BlockingClient(link.address) as client:
         assert client.put(b"bk.slow", value) is False

@@ -186,12 +186,33 @@ class BusyTests(SynchronousTestCase):
         self.assertRaises(OutcomeUnknown, session.lost, call, 7)
 
 
+class MovedTests(SynchronousTestCase):
+    """The group refused the call, since the key is another group's by now."""
+
+    def test_a_call_that_was_never_executed_may_be_made_elsewhere(self) -> None:
+        session = opened_session(7, b"")
+        call = session.begin()
+        for _ in range(3):
+            session.sending(call)
+            session.not_executed(call)
+        session.moved(call)
+
+    def test_after_a_lost_answer_nobody_can_know(self) -> None:
+        session = opened_session(7, b"")
+        call = session.begin()
+        session.sending(call)  # its answer is lost
+        session.sending(call)
+        session.not_executed(call)
+        self.assertRaises(OutcomeUnknown, session.moved, call)
+
+
 class RouterTests(SynchronousTestCase):
     """What stands beside the session: where to, and when again."""
 
     def test_one_server_owns_every_key(self) -> None:
-        router = Router(("127.0.0.1", 3777))
-        self.assertEqual({router.address_of(key) for key in (b"", b"a", b"\xff")}, {("127.0.0.1", 3777)})
+        router = Router(("127.0.0.1", 3777), None)
+        self.assertEqual({router.group_of(key) for key in (b"", b"a", b"\xff")}, {0})
+        self.assertEqual(router.addresses(0), [("127.0.0.1", 3777)])
 
     def test_waits_double_up_to_a_bound(self) -> None:
         backoff = Backoff()

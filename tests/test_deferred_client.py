@@ -14,9 +14,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.client.api import Client
+from madkv.client.links import Link
 from madkv.errors import Abandoned, Busy, InvalidArgument, ProtocolError, VersionMismatch
 from madkv.limits import (
     CONNECT_SECONDS_MAX,
+    FIRST_TRY_SECONDS,
     KEY_BYTES_MAX,
     MIB,
     RETRY_SECONDS_MAX,
@@ -249,6 +251,38 @@ class TimeTests(SynchronousTestCase):
             self.failureResultOf(deferred, InvalidArgument)
         self.assertEqual(self.successResultOf(client.scan(b"z", b"a")), [])
         self.assertEqual(self.reactor.tcpClients, [])
+
+
+class PatienceTests(SynchronousTestCase):
+    """Connections to one address of a cluster: each that ends in silence makes the next one wait longer."""
+
+    def test_silence_makes_patient_and_nothing_else_does(self) -> None:
+        reactor = MemoryReactorClock()
+        greetings: list[Box] = []
+        link = Link(reactor, ("127.0.0.1", 3777), FIRST_TRY_SECONDS, greetings.append)
+        for seconds in (FIRST_TRY_SECONDS, 2 * FIRST_TRY_SECONDS, TRY_SECONDS_MAX, TRY_SECONDS_MAX):
+            connecting = link.connecting.wait()
+            protocol, transport = self.connection(reactor)
+            reactor.advance(seconds - 0.01)
+            self.assertFalse(transport.disconnecting)
+            reactor.advance(0.02)
+            self.assertTrue(transport.disconnecting)
+            protocol.connectionLost(Failure(ConnectionLost()))
+            self.failureResultOf(connecting, ConnectionLost)
+        for _ in range(2):
+            connecting = link.connecting.wait()
+            protocol, transport = self.connection(reactor)
+            protocol.connectionLost(Failure(ConnectionLost()))
+            self.failureResultOf(connecting, ConnectionLost)
+        self.assertEqual(protocol.try_seconds, FIRST_TRY_SECONDS)
+        self.assertEqual((greetings, link.connection), ([], None))
+
+    def connection(self, reactor: MemoryReactorClock) -> tuple[CallerProtocol, StringTransport]:
+        protocol: Any = reactor.tcpClients[-1][2].buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        inner: Any = getattr(protocol, "_wrappedProtocol", protocol)
+        return inner, transport
 
 
 # --- Against the real server ------------------------------------------------------------------------------------------

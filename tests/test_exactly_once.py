@@ -223,8 +223,9 @@ class LoseOnce:
 SERVER_WHOSE_TIME_IS_OURS = """
 import signal, time
 from twisted.internet import reactor
-from madkv.server.solo import SoloReplica
+from madkv.raft.configuration import Member
 from madkv.server.service import ServerFactory
+from madkv.server.tap import replica_in_memory
 from madkv.storage.memory import MemoryStore
 
 skipped_seconds = 0
@@ -233,7 +234,10 @@ def skip(*_):
     skipped_seconds += 2 * 3600
     print("two hours later", flush=True)
 signal.signal(signal.SIGUSR1, skip)
-replica = SoloReplica(MemoryStore(), lambda: time.monotonic() + skipped_seconds)
+def monotonic():
+    return time.monotonic() + skipped_seconds
+replica = replica_in_memory(MemoryStore(), Member(0, bytes(16)), reactor, monotonic, print)
+replica.start()
 port = reactor.listenTCP(0, ServerFactory(reactor, replica, b"s0", b"boot"), interface="127.0.0.1")
 print("serving on", port.getHost().port, flush=True)
 reactor.run()

@@ -257,7 +257,7 @@ def python_m(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 def test_help(option: str) -> None:
     result = python_m(option)
     assert (result.returncode, result.stderr) == (0, b"")
-    for word in (b"--server HOST:PORT", b"PUT <key> <value>", b"SCAN <start> <end>", b"STOP"):
+    for word in (b"--server HOST:PORT", b"--managers HOST:PORT,", b"PUT <key> <value>", b"SCAN <start> <end>", b"STOP"):
         assert word in result.stdout
 
 
@@ -275,6 +275,10 @@ def test_help(option: str) -> None:
         ("--server", "127.0.0.1:1", "more"),
         ("--server=",),
         ("--port", "127.0.0.1:3777"),
+        ("--managers",),
+        ("--managers", "127.0.0.1:3666,"),
+        ("--managers", "127.0.0.1:3666,127.0.0.1:3666"),
+        ("--server", "127.0.0.1:1", "--managers", "127.0.0.1:2"),
     ],
     ids=" ".join,
 )
@@ -351,8 +355,8 @@ def test_stdin_or_stdout_of_no_use(server: ServerProcess, redirection: str) -> N
 def test_it_starts_with_little_more_than_the_interpreter() -> None:
     """Also once it has made a call: what is imported only then is as much part of starting."""
     script = (
-        "import sys; from madkv.client import __main__ as m, blocking\n"
-        "try: blocking._connect(('127.0.0.1', 1), None)\n"
+        "import sys; from madkv.client import __main__ as m, connection\n"
+        "try: connection.connect(('127.0.0.1', 1), None)\n"
         "except OSError: print(*sys.modules)"
     )
     loaded = subprocess.run(

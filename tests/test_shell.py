@@ -257,3 +257,17 @@ def test_the_client_subcommand_is_the_line_interface(own_server: ServerProcess) 
         command, input=b"GET cli\nSTOP\n", capture_output=True, cwd=ROOT, timeout=SECONDS_MAX, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"GET cli null\nSTOP\n", b"")
+
+
+def test_either_a_server_or_the_managers(capsys: pytest.CaptureFixture[str]) -> None:
+    """`madkv client` with both, and `madkv shell` with addresses that are none."""
+    for arguments in (
+        ["client", "127.0.0.1:1", "--managers", "127.0.0.1:2"],
+        ["shell", "--server=a:1", "--managers=b:2"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert "either a server or the managers" in capsys.readouterr().err
+    assert main(["shell", "--managers", "127.0.0.1"]) == 2
+    assert "is not an address" in capsys.readouterr().err

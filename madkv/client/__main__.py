@@ -11,7 +11,7 @@ try:
 except KeyboardInterrupt:  # most of the time to start passes here
     sys.exit(EXIT_INTERRUPTED)
 
-USAGE = "usage: python -m madkv.client --server HOST:PORT"
+USAGE = "usage: python -m madkv.client --server HOST:PORT | --managers HOST:PORT,HOST:PORT,..."
 HELLO = "a client of {}; type GET <key> and the like, one call a line; STOP or Ctrl-D ends it"
 EXIT_USAGE = 2
 
@@ -44,9 +44,10 @@ def main(arguments: list[str]) -> int:
         return 0
     words = [word for argument in arguments for word in argument.split("=", 1)]
     try:
-        if len(words) != 2 or words[0] != "--server":
+        if len(words) != 2 or words[0] not in ("--server", "--managers"):
             raise MadKVError(USAGE)
-        client = BlockingClient(words[1], notice=_notice, abandon_fd=1)
+        server, managers = (words[1], None) if words[0] == "--server" else (None, words[1])
+        client = BlockingClient(server, managers=managers, notice=_notice, abandon_fd=1)
     except MadKVError as error:
         _notice(str(error))
         return EXIT_USAGE

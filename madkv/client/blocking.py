@@ -1,4 +1,4 @@
-"""The blocking face of the client, for scripts and for the line interface: one call at a time on a plain socket.
+"""The blocking face of the client, for scripts and for the line interface: one call at a time on plain sockets.
 
     with BlockingClient("127.0.0.1:3777") as store:
         store.put(b"key", b"value")
@@ -8,13 +8,15 @@ It imports nothing heavy, so that a process that uses it starts at once. It is n
 
 import os
 import select
-import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from madkv.addresses import Address, parse_address, show_address
+from madkv.addresses import Address
 from madkv.arguments import check_key, check_scan, check_value
-from madkv.client.router import Backoff, Router
+from madkv.client.connection import Connection
+from madkv.client.router import MANAGERS, Router, Tries
+from madkv.client.scan import Piece
 from madkv.client.session import Session
 from madkv.errors import (
     Abandoned,
@@ -25,16 +27,11 @@ from madkv.errors import (
     Refused,
     ScanExpired,
     UnknownSession,
+    WrongPartition,
 )
-from madkv.limits import (
-    CLIENT_ID_BYTES,
-    CLOSE_SECONDS_MAX,
-    CONNECT_SECONDS_MAX,
-    SLOWEST_BYTES_PER_SECOND,
-    TRY_SECONDS_MAX,
-)
+from madkv.limits import CLIENT_ID_BYTES, CLOSE_SECONDS_MAX
 from madkv.wire import codec
-from madkv.wire.boxes import ANSWER, ERROR, Box, blob, field, next_field_end, parse_boxes
+from madkv.wire.boxes import Box, blob, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # at run time, importing typing would take as long as everything else here
@@ -42,15 +39,12 @@ if TYPE_CHECKING:  # at run time, importing typing would take as long as everyth
 
     Answer = TypeVar("Answer")
 
-READ_BYTES = 1 << 18
-_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
-
 _AGAIN = (OSError, ProtocolError, Refused, Interrupted, InternalError, ScanExpired)
 """What a retry can cure: nothing to reach, a broken or confused connection, a refusal for now."""
 
 
 class BlockingClient:
-    """A client of one store.
+    """A client of one store: of a single server, or of a cluster, by its managers (a list, or text with commas).
 
     Every call is retried for ever until it has its answer, and takes effect exactly once. `notice` gets one line when
     a call begins to wait for something that is not there. `abandon_fd` is a file descriptor that somebody reads from:
@@ -59,17 +53,18 @@ class BlockingClient:
 
     def __init__(
         self,
-        server: str | Address,
+        server: str | Address | None = None,
         *,
+        managers: str | Iterable[str | Address] | None = None,
         notice: Callable[[str], None] | None = None,
         abandon_fd: int | None = None,
     ) -> None:
-        address = parse_address(server) if isinstance(server, str) else server
-        self._router = Router(address)
-        self._session = Session(os.urandom(CLIENT_ID_BYTES))
+        self._router = Router(server, managers)
+        self._client_id = os.urandom(CLIENT_ID_BYTES)
+        self._sessions: dict[int, Session] = {}  # by partition
+        self._connections: dict[Address, Connection] = {}
         self._notice = notice
         self._abandon_fd = abandon_fd
-        self._connection: _Connection | None = None
 
     def __enter__(self) -> "BlockingClient":
         return self
@@ -85,7 +80,8 @@ class BlockingClient:
         """Set the value of a key; whether the key existed.
 
         Raises InvalidArgument for a key or value out of bounds, before anything is sent; OutcomeUnknown when the
-        client was cut off for longer than a session lives.
+        client was cut off for longer than a session lives; Rejected and VersionMismatch when what it was given, or
+        led to, is not what a client can talk to.
         """
         check_key(key)
         check_value(value)
@@ -103,216 +99,251 @@ class BlockingClient:
         return self._write(codec.DELETE, key, field(b"key", key), codec.take_found)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, None if it does not exist. Raises InvalidArgument."""
+        """The value of a key, None if it does not exist. Raises as `put`, but for OutcomeUnknown."""
         check_key(key)
         fields = field(b"key", key)
-        backoff: Backoff | None = None
+
+        def attempt(connection: Connection, seconds_max: float) -> bytes | None:
+            return codec.take_value(connection.exchange(codec.GET, fields, seconds_max))
+
         while True:
             try:
-                return codec.take_value(self._connected(key).exchange(codec.GET, fields))
-            except _AGAIN as error:
-                backoff = self._wait(error, backoff)
+                return self._retried(self._group_of(key), key, attempt)
+            except WrongPartition:
+                pass  # the key is another group's by now
 
-    def scan(self, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
-        """All pairs with start <= key <= end in key order, as they were at one point. Raises InvalidArgument."""
+    def scan(self, start: bytes, end: bytes) -> list[codec.Pair]:
+        """All pairs with start <= key <= end in key order. Raises as `get`.
+
+        A single server shows them as they were at one point. In a cluster each was there at some point while the scan
+        ran, and the pages of one group show ever later points.
+        """
         check_scan(start, end)
-        fields = field(b"start", start) + field(b"end", end)
-        backoff: Backoff | None = None
-        while start <= end:
-            try:
-                connection = self._connected(start)
-                pairs: list[tuple[bytes, bytes]] = []
-                page_fields = fields
-                while True:
-                    page, cursor = codec.take_page(connection.exchange(codec.SCAN, page_fields))
-                    pairs += page
-                    if cursor is None:
-                        return pairs
-                    page_fields = fields + field(b"cursor", cursor)
-            except _AGAIN as error:
-                backoff = self._wait(error, backoff)
-        return []
+        if start > end:
+            return []
+        self._group_of(start)
+        pieces = self._pieces(start, None, end)
+        tries: dict[Piece, Tries] = {}
+        waits: dict[Piece, tuple[Exception, float]] = {}
+        waited_for: set[int] = set()
+        while unfinished := [piece for piece in pieces if not piece.done]:
+            ready = [piece for piece in unfinished if piece not in waits]
+            if not ready:
+                piece = min(waits, key=lambda piece: waits[piece][1])
+                tries[piece].said |= piece.group in waited_for
+                waited_for.add(piece.group)
+                self._wait(tries[piece], *waits[piece])
+                waits.clear()
+                continue
+            for piece in ready:
+                if piece not in tries:
+                    tries[piece] = Tries(self._router, piece.group)
+            for piece, refusal in self._scan_pages(ready, tries, waits):
+                is_new = self._learn_of(refusal)
+                if self._router.group_of(piece.begin) != piece.group:
+                    at = pieces.index(piece)
+                    pieces[at + 1 : at + 1] = self._pieces(piece.begin, piece.before, end)
+                    piece.done = True
+                elif not is_new:
+                    waits[piece] = refusal, tries[piece].wait_seconds()
+        return [pair for piece in pieces for pair in piece.pairs]
 
     def close(self) -> None:
-        """Close the session and the connection; takes a second at most, and fails silently: sessions expire too."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                if self._session.index is not None:
-                    fields = codec.integer(b"session", self._session.index)
-                    connection.exchange(codec.CLOSE_SESSION, fields, CLOSE_SECONDS_MAX)
-            except (OSError, MadKVError):
-                pass
-            finally:
+        """Close all sessions and connections; takes a second at most, and fails silently: sessions expire too."""
+        deadline = time.monotonic() + CLOSE_SECONDS_MAX
+        asked: list[Connection] = []
+        try:
+            for group, session in self._sessions.items():
+                address = self._router.addresses(group)[self._router.first(group)]
+                connection = self._connections.get(address)
+                if session.index is not None and connection is not None and connection.usable:
+                    try:
+                        connection.ask(codec.CLOSE_SESSION, codec.integer(b"session", session.index), _left(deadline))
+                        asked.append(connection)
+                    except (OSError, MadKVError):
+                        pass
+            for connection in asked:
+                try:
+                    connection.answer(_left(deadline))
+                except (OSError, MadKVError):
+                    pass
+        finally:
+            for connection in self._connections.values():
                 connection.close()
+            self._connections.clear()
 
     # --- The life of a call -----------------------------------------------------------------------------------------
 
     def _write(self, command: bytes, key: bytes, fields: bytes, answer_in: "Callable[[Box], Answer]") -> "Answer":
-        session = self._session
+        while True:
+            try:
+                return self._write_at(self._group_of(key), command, key, fields, answer_in)
+            except WrongPartition:
+                pass  # not executed, and the key is another group's by now
+
+    def _write_at(
+        self, group: int, command: bytes, key: bytes, fields: bytes, answer_in: "Callable[[Box], Answer]"
+    ) -> "Answer":
+        session = self._session(group)
         call = session.begin()
-        backoff: Backoff | None = None
         sessions_lost = 0
-        try:
+
+        def attempt(connection: Connection, seconds_max: float) -> "Answer":
+            nonlocal sessions_lost
             while True:
+                if session.index is None:
+                    client_id = field(b"client_id", session.client_id)
+                    opened = connection.exchange(codec.OPEN_SESSION, client_id, seconds_max)
+                    session.opened(codec.take_answer_integer(opened, b"session"))
+                index = session.index
+                assert index is not None
+                session.sending(call)
+                carried = codec.session_fields(index, call.sequence, session.floor)
                 try:
-                    connection = self._connected(key)
-                    if session.index is None:
-                        opened = connection.exchange(codec.OPEN_SESSION, field(b"client_id", session.client_id))
-                        session.opened(codec.take_answer_integer(opened, b"session"))
-                    assert session.index is not None
-                    session.sending(call)
-                    carried = codec.session_fields(session.index, call.sequence, session.floor)
-                    return answer_in(connection.exchange(command, fields + carried))
-                except UnknownSession as error:
-                    session.lost(call, session.index)
-                    if sessions_lost:  # and it was a new one: no hurry to lose the next
-                        backoff = self._wait(error, backoff)
+                    return answer_in(connection.exchange(command, fields + carried, seconds_max))
+                except Refused:
+                    session.not_executed(call)
+                    raise
+                except UnknownSession as refusal:
+                    session.lost(call, index)
                     sessions_lost += 1
-                except _AGAIN as error:
-                    if isinstance(error, Refused):
-                        session.not_executed(call)
-                    backoff = self._wait(error, backoff)
+                    if sessions_lost > 1:  # and it was a new one: no hurry to lose the next
+                        raise ProtocolError(str(refusal)) from None
+
+        try:
+            return self._retried(group, key, attempt)
+        except WrongPartition:
+            session.moved(call)
+            raise
         finally:
             session.end(call)
 
-    def _connected(self, key: bytes) -> "_Connection":
-        connection = self._connection
-        if connection is None or not connection.usable:
-            connection = self._connection = _Connection(self._router.address_of(key), self._abandon_fd)
-            self._session.connected(connection.boot)
+    def _retried(self, group: int, key: bytes, attempt: "Callable[[Connection, float], Answer]") -> "Answer":
+        """Try until there is an answer. Raises WrongPartition when the group refused `key` and does not own it."""
+        tries = Tries(self._router, group)
+        while True:
+            try:
+                return attempt(self._connected(tries), tries.try_seconds)
+            except WrongPartition as refusal:
+                if not self._learn_of(refusal):
+                    self._wait(tries, refusal, tries.wait_seconds())
+                if self._router.group_of(key) != group:
+                    raise
+            except _AGAIN as why:
+                seconds = tries.failed(why)
+                if seconds:
+                    self._wait(tries, why, seconds)
+
+    def _scan_pages(
+        self, ready: list[Piece], tries: dict[Piece, Tries], waits: dict[Piece, tuple[Exception, float]]
+    ) -> list[tuple[Piece, WrongPartition]]:
+        """Ask each group for its next page, all before the first is waited for; who does not own what it was asked.
+
+        A group that cannot be asked now gets into `waits` when everybody was tried. A connection carries one call at a
+        time, so a group of several pieces is asked for the others later.
+        """
+        asked: dict[int, tuple[Piece, Connection]] = {}
+        misplaced: list[tuple[Piece, WrongPartition]] = []
+
+        def failed(piece: Piece, why: Exception) -> None:
+            if self._router.is_single:
+                piece.restart()  # a page is good once, and on one connection
+            seconds = tries[piece].failed(why)
+            if seconds:
+                waits[piece] = why, seconds
+
+        try:
+            for piece in ready:
+                if piece.group in asked:
+                    continue
+                try:
+                    connection = self._connected(tries[piece])
+                    connection.ask(codec.SCAN, piece.request(), tries[piece].try_seconds)
+                    asked[piece.group] = piece, connection
+                except _AGAIN as why:
+                    failed(piece, why)
+            for piece, connection in list(asked.values()):
+                try:
+                    piece.take(connection.answer(tries[piece].try_seconds))
+                except WrongPartition as refusal:
+                    piece.restart()
+                    misplaced.append((piece, refusal))
+                except _AGAIN as why:
+                    failed(piece, why)
+                del asked[piece.group]
+            return misplaced
+        finally:
+            for _, connection in asked.values():
+                connection.close()  # interrupted: its answer would be taken for that of the next call
+
+    # --- What a call needs ------------------------------------------------------------------------------------------
+
+    def _group_of(self, key: bytes) -> int:
+        if self._router.map is None:
+            self._learn_map()
+        return self._router.group_of(key)
+
+    def _pieces(self, start: bytes, before: bytes | None, end: bytes) -> list[Piece]:
+        pieces = self._router.pieces(start, before, end)
+        return [Piece(group, begin, following, end) for group, begin, following in pieces]
+
+    def _learn_of(self, refusal: WrongPartition) -> bool:
+        """Get the newer map that the refusal speaks of; False if it does not."""
+        if not self._router.misplaced(refusal.epoch):
+            return False
+        self._learn_map()
+        return True
+
+    def _learn_map(self) -> None:
+        """Ask the managers, for ever if need be, and let go of them then: a map is good for long."""
+        tries = Tries(self._router, MANAGERS)
+        while self._router.needs_map:
+            try:
+                connection = self._connected(tries)
+                answer = connection.exchange(codec.GET_MAP, b"", tries.try_seconds)
+                self._router.learn(answer)
+                connection.close()
+            except _AGAIN as why:
+                seconds = tries.failed(why)
+                if seconds:
+                    self._wait(tries, why, seconds)
+
+    def _session(self, group: int) -> Session:
+        session = self._sessions.get(group)
+        if session is None:
+            session = self._sessions[group] = Session(self._client_id)
+        return session
+
+    def _connected(self, tries: Tries) -> Connection:
+        """The connection to the replica that is to be asked now, made and greeted if need be."""
+        group, replica = tries.group, tries.choose()
+        address = self._router.addresses(group)[replica]
+        connection = self._connections.get(address)
+        if connection is not None and connection.usable:
+            return connection
+        connection = self._connections[address] = Connection(address, self._abandon_fd)
+        try:
+            version = codec.integer(b"version", codec.PROTOCOL_VERSION)
+            hello = connection.exchange(codec.HELLO, version, tries.try_seconds)
+            boot = self._router.check_hello(group, replica, hello)
+        except MadKVError:
+            connection.close()
+            raise
+        if group != MANAGERS:
+            self._session(group).connected(boot)
         return connection
 
-    def _wait(self, why: Exception, backoff: Backoff | None) -> Backoff:
-        """Wait before the next attempt; say why, once a call."""
-        if self._notice is not None and backoff is None:
-            self._notice(f"waiting for {show_address(self._router.address_of(b''))}: {why}")
-        backoff = backoff or Backoff()
+    def _wait(self, tries: Tries, why: Exception, seconds: float) -> None:
+        """Wait before the next try; say for whom and why, once a call and group."""
+        if self._notice is not None and not tries.said:
+            tries.said = True
+            self._notice(f"waiting for {tries.whom()}: {why}")
         poll = select.poll()
         if self._abandon_fd is not None:
             poll.register(self._abandon_fd, 0)
-        if poll.poll(backoff.next_seconds() * 1000):
+        if poll.poll(seconds * 1000):
             raise Abandoned("nobody reads the answers any more")
-        return backoff
 
 
-class _Connection:
-    """One socket with the handshake done. `usable` until anything at all goes wrong on it."""
-
-    def __init__(self, address: Address, abandon_fd: int | None) -> None:
-        self._abandon_fd = abandon_fd
-        self._tag = 0
-        self._socket = _connect(address, abandon_fd)
-        self.usable = True
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        if abandon_fd is not None:
-            self._poll.register(abandon_fd, 0)
-        try:
-            hello = self.exchange(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-            self.boot = codec.take_boot(hello)
-        except MadKVError:
-            self.close()
-            raise
-
-    def exchange(self, command: bytes, fields: bytes, seconds_max: float = TRY_SECONDS_MAX) -> Box:
-        """Send one call and wait for its answer.
-
-        Raises the error that the answer declares; OSError, TimeoutError or ProtocolError when there is no answer to be
-        had from this connection, which is closed then; Abandoned.
-        """
-        self._tag += 1
-        try:
-            data = codec.request(self._tag, command, fields)
-            self._send(data, seconds_max)
-            # All of it may still stand in the kernel's buffer.
-            box = self._receive(len(data) / SLOWEST_BYTES_PER_SECOND + seconds_max, seconds_max)
-        except BaseException:
-            # Also when interrupted: an answer that comes later must not be taken for that of the next call.
-            self.close()
-            raise
-        if ERROR in box:
-            codec.raise_if_error(box, command)
-        return box
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.usable = False
-        self._socket.close()
-
-    def _send(self, data: bytes, seconds_max: float) -> None:
-        sent = self._socket.send(data)
-        if sent == len(data):
-            return
-        self._poll.modify(self._socket, select.POLLIN | select.POLLOUT)
-        view = memoryview(data)
-        while sent < len(data):
-            if self._wait(seconds_max) & (select.POLLIN | _GONE):
-                break  # an answer before the call is complete, or the end: `_receive` finds out
-            sent += self._socket.send(view[sent:])
-        self._poll.modify(self._socket, select.POLLIN)
-
-    def _receive(self, first_seconds_max: float, seconds_max: float) -> Box:
-        boxes: list[Box] = []
-        data = b""
-        consumed = needed = 0
-        while not boxes:
-            self._wait(seconds_max if data else first_seconds_max)
-            piece = self._socket.recv(READ_BYTES)
-            if not piece:
-                raise ConnectionResetError("the server closed the connection")
-            data = data + piece if data else piece
-            if len(data) >= needed:
-                consumed = parse_boxes(data, boxes)
-                needed = next_field_end(data) if not boxes else 0
-        box = boxes[0]
-        tag = box.get(ANSWER) or box.get(ERROR)
-        if len(boxes) != 1 or consumed != len(data) or tag != b"%d" % self._tag:
-            raise ProtocolError("an answer to another call")
-        return box
-
-    def _wait(self, seconds_max: float) -> int:
-        """Wait until something happens on the socket; what poll saw on it."""
-        events = self._poll.poll(seconds_max * 1000)
-        if not events:
-            raise TimeoutError("no answer in time")
-        if any(fd == self._abandon_fd for fd, _ in events):
-            raise Abandoned("nobody reads the answers any more")
-        return events[0][1]
-
-
-def _connect(address: Address, abandon_fd: int | None) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError, or Abandoned."""
-    failure: OSError = OSError("no address found")
-    host, port = address
-    # Bytes, since a str would have the codec for international names imported, which costs as much as all of this.
-    name = host.encode() if host.isascii() else host
-    for family, kind, protocol, _, resolved in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            try:
-                sock.connect(resolved)
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(sock, select.POLLOUT)
-                if abandon_fd is not None:
-                    poll.register(abandon_fd, 0)
-                events = poll.poll(CONNECT_SECONDS_MAX * 1000)
-                if not events:
-                    raise TimeoutError("no connection in time") from None
-                if any(fd == abandon_fd for fd, _ in events):
-                    raise Abandoned("nobody reads the answers any more") from None
-                status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if status:
-                    raise OSError(status, os.strerror(status)) from None
-            return sock
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-    raise failure
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())

@@ -16,7 +16,7 @@ import select
 from collections.abc import Iterator
 
 from madkv.client.blocking import BlockingClient
-from madkv.errors import InvalidArgument, OutcomeUnknown, VersionMismatch
+from madkv.errors import InvalidArgument, OutcomeUnknown, Rejected, VersionMismatch
 from madkv.limits import LINE_BYTES_MAX
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -63,7 +63,7 @@ class LineInterface:
             except OutcomeUnknown as error:
                 self._complain(f"line {number}: {error}")
                 return EXIT_OUTCOME_UNKNOWN
-            except VersionMismatch as error:
+            except (Rejected, VersionMismatch) as error:
                 self._complain(str(error))
                 return EXIT_FAILED
             else:

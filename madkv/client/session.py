@@ -8,12 +8,20 @@ still waits. When the server says that it does not know the session, that attemp
 attempt whose answer was lost may have been, and nobody can tell any more: that call's outcome is unknown. A call that
 was never sent in the lost session is simply made in a new one. A server that starts anew, empty by contract (another
 boot id), knows nothing of any call, so all that wait are made anew.
+
+In a cluster there is one of these for each partition, all with the same client id, and what is true of a server is
+true of a partition's group: whichever of its replicas answers, it is the same session. When a group says that a call's
+key is not its own any more, that attempt was not executed either; a call of which no earlier attempt may have been is
+then made at the group that owns the key, as a new call there. Made there after an attempt whose answer was lost, it
+might take effect twice, and the first group does not answer for the key any more: its outcome is unknown.
 """
 
 from madkv.errors import OutcomeUnknown
 from madkv.limits import SESSION_CALLS_MAX
 
 _UNKNOWN = "the session ended while the answer to this call was outstanding: the call may or may not have taken effect"
+
+_MOVED = "the key went to other servers while the answer to this call was outstanding: it may or may not have happened"
 
 
 class Call:
@@ -100,6 +108,14 @@ class Session:
         if call.uncertain:
             raise OutcomeUnknown(_UNKNOWN)
         call.sent_in = None
+
+    def moved(self, call: Call) -> None:
+        """The group refused the present attempt (`not_executed`), since it does not own the call's key any more.
+
+        Raises OutcomeUnknown when an earlier attempt may have been executed; else the call may be made elsewhere.
+        """
+        if call.sent_in is not None:
+            raise OutcomeUnknown(_MOVED)
 
     def _start_anew(self) -> None:
         self.index = None

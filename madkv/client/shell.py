@@ -29,11 +29,11 @@ class Shell(cmd.Cmd):
     prompt = "madkv> "
     doc_header = "Commands (help <command> tells more):"
 
-    def __init__(self, client: BlockingClient, server: str) -> None:
+    def __init__(self, client: BlockingClient, where: str) -> None:
         super().__init__()
         self._client = client
         self._keys: deque[str] = deque(maxlen=KEYS_REMEMBERED)
-        self.intro = f"MadKV at {server}. Type help for the commands, Ctrl-D to leave."
+        self.intro = f"MadKV at {where}. Type help for the commands, Ctrl-D to leave."
 
     def _words(self, line: str, usage: str) -> list[bytes] | None:
         """The words of a line, quotes and escapes taken in; None, with the usage shown, when their number is wrong."""
@@ -128,8 +128,8 @@ class Shell(cmd.Cmd):
         return False
 
 
-def run_shell(server: str) -> int:
-    """Prompt until the user leaves; the exit status."""
+def run_shell(server: str | None, managers: str | None = None) -> int:
+    """Prompt until the user leaves; the exit status. Either the server is given, or the managers."""
     try:
         import readline
     except ImportError:
@@ -141,8 +141,10 @@ def run_shell(server: str) -> int:
         readline.set_history_length(HISTORY_LINES)
         readline.set_completer_delims(" \t\n")
     try:
-        with BlockingClient(server, notice=lambda text: print(f"({text}; Ctrl-C gives up)", file=sys.stderr)) as client:
-            shell = Shell(client, server)
+        with BlockingClient(
+            server, managers=managers, notice=lambda text: print(f"({text}; Ctrl-C gives up)", file=sys.stderr)
+        ) as client:
+            shell = Shell(client, managers or server or "")
             if not interactive:
                 shell.intro, shell.prompt, shell.use_rawinput = None, "", False
             while True:

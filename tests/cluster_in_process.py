@@ -1,0 +1,253 @@
+"""A cluster within the test's own process: real services on real sockets, and a leadership that the test hands round.
+
+Each partition is one real replica with its state machine, in front of which stand as many seats as it has replicas,
+each a real service on a port of its own. The seat that leads hands calls on; the others refuse them. So what a client
+sees of a change of leaders is here at once, and without any wait for an election.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThread
+
+from madkv.addresses import Address, show_address
+from madkv.client.api import Client
+from madkv.client.blocking import BlockingClient
+from madkv.errors import Busy, Interrupted, MadKVError, NotLeader
+from madkv.manager.service import ManagerFactory
+from madkv.operations import CloseSession, OpenSession, Operation, Own
+from madkv.partitions import PartitionMap
+from madkv.raft.configuration import Configuration, Member
+from madkv.ranges import NOTHING, KeyRange, Ownership
+from madkv.server.disk import InlineDisk
+from madkv.server.replica import Answered, Replica
+from madkv.server.service import ServerFactory
+from madkv.state_machine import StateMachine
+from madkv.storage.overlay import AppliedPairs
+from madkv.storage.twin import TwinDisk, TwinStorage
+
+CLUSTER = "c0ffee0123456789"
+ME = Member(0, bytes(16))
+network: Any = reactor
+
+
+def _raise_again(error: Exception) -> None:
+    raise error
+
+
+class Listening:
+    """A service on a port that can be closed and opened again."""
+
+    def __init__(self, factory: Any) -> None:
+        self.factory = factory
+        self._port: IListeningPort | None = network.listenTCP(0, factory, interface="127.0.0.1")
+        self.address: Address = "127.0.0.1", self._port.getHost().port  # type: ignore[union-attr]
+
+    def up(self) -> None:
+        """Listen again."""
+        self._port = network.listenTCP(self.address[1], self.factory, interface="127.0.0.1")
+
+    def break_connections(self) -> None:
+        """Close every connection."""
+        for connection in list(self.factory.connections):
+            connection.transport.abortConnection()
+
+    async def down(self) -> None:
+        """As a crash: nobody listens any more, and every connection breaks."""
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        self.break_connections()
+        while self.factory.connections:
+            await turn()
+
+
+class Seat:
+    """One of a group's replicas, as the service sees it."""
+
+    def __init__(self, group: "Group", number: int) -> None:
+        self._group = group
+        self._number = number
+
+    def propose(self, operation: Operation, answered: Answered) -> None:
+        if refusal := self._group.refusal_of(self._number):
+            answered(refusal)
+            return
+        self._group.sessions_opened += isinstance(operation, OpenSession)
+        self._group.sessions_closed += isinstance(operation, CloseSession)
+        if self._group.interrupts:
+            self._group.interrupts -= 1
+            self._group.replica.propose(operation, lambda outcome: answered(Interrupted("it was, and is not any more")))
+            return
+        self._group.replica.propose(operation, answered)
+
+    def read(self, key: bytes, released: Callable[[Any], None]) -> None:
+        if refusal := self._group.refusal_of(self._number):
+            released(refusal)
+        else:
+            self._group.replica.read(key, released)
+
+
+class Group:
+    """One partition."""
+
+    def __init__(self, partition: int, replicas: int) -> None:
+        self.leader: int | None = 0
+        self.hints = True
+        self.interrupts = 0
+        """How many of the next operations are executed and answered Interrupted."""
+        self.refusals: list[MadKVError] = []
+        """What the next calls are refused with, whoever is asked."""
+        self.sessions_opened = self.sessions_closed = 0
+        storage = TwinStorage(TwinDisk(), Configuration(frozenset({ME})))
+        pairs = AppliedPairs(storage)
+        self.machine = StateMachine(pairs, first_ownership=NOTHING)
+        self.replica = Replica(
+            ME, storage, pairs, InlineDisk(), network, network.seconds, lambda message: None, lambda n: 0, _raise_again,
+            machine=self.machine,
+        )  # fmt: skip
+        self.replica.start()
+        self.servers: list[Listening] = []
+        for number in range(replicas):
+            node = f"s{partition}.{number}".encode()
+            factory = ServerFactory(network, Seat(self, number), node, b"", ownership=lambda: self.machine.ownership)
+            factory.cluster = CLUSTER.encode()
+            self.servers.append(Listening(factory))
+
+    def refusal_of(self, number: int) -> MadKVError | None:
+        """What that seat answers instead of asking the replica."""
+        if self.refusals:
+            return self.refusals.pop(0)
+        if number == self.leader:
+            return None
+        return NotLeader(f"replica {number} does not lead", self.leader if self.hints else None)
+
+    def own(self, ownership: Ownership) -> None:
+        """As when the leader has heard from the managers."""
+        self.replica.propose(Own(ownership), lambda outcome: None)
+
+    async def move_lead(self, to: int) -> None:
+        """Another replica leads; whoever was connected to the old one finds its connection broken."""
+        assert self.leader is not None
+        old, self.leader = self.servers[self.leader], to
+        await old.down()
+        old.up()
+
+
+class Manager(Listening):
+    """One manager: the real service in front of a map that the test sets."""
+
+    def __init__(self) -> None:
+        factory = ManagerFactory(network, b"m", dict)
+        factory.cluster = CLUSTER.encode()
+        registrar: Any = self
+        factory.registrar = registrar
+        self.map: PartitionMap | None = None
+        self.asked = 0
+        super().__init__(factory)
+
+    def partition_map(self) -> PartitionMap:
+        """What the registrar answers."""
+        self.asked += 1
+        if self.map is None:
+            raise Busy("waiting for s0.1 (3 of 4 registered)")
+        return self.map
+
+
+class Cluster:
+    """Groups and managers; each key range belongs to the group that `owners` names."""
+
+    def __init__(self, starts: list[bytes], owners: list[int], *, replicas: int = 1, managers: int = 1) -> None:
+        self.groups = [Group(partition, replicas) for partition in range(max(owners) + 1)]
+        self.managers = [Manager() for _ in range(managers)]
+        self.addresses = [[server.address for server in group.servers] for group in self.groups]
+        """Where clients are told that the servers are; a test may put a proxy there before it calls `cut`."""
+        self.epoch = 0
+        self.cut(starts, owners)
+
+    async def __aenter__(self) -> "Cluster":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def managers_text(self) -> str:
+        """As a client is given them."""
+        return ",".join(show_address(manager.address) for manager in self.managers)
+
+    def cut(self, starts: list[bytes], owners: list[int], *, told: bool = True) -> list[Ownership]:
+        """Cut the keys anew, by a map of the next epoch. The groups hear of it at once, or when the test tells them."""
+        self.epoch += 1
+        for manager in self.managers:
+            manager.map = PartitionMap(self.epoch, CLUSTER, starts, owners, self.addresses)
+        ends = [*starts[1:], None]
+        owned = [
+            Ownership(
+                self.epoch,
+                tuple(KeyRange(*ends) for owner, *ends in zip(owners, starts, ends, strict=True) if owner == number),
+            )
+            for number in range(len(self.groups))
+        ]
+        if told:
+            for group, ownership in zip(self.groups, owned, strict=True):
+                group.own(ownership)
+        return owned
+
+    async def stop(self) -> None:
+        """Close every port and connection."""
+        for group in self.groups:
+            for server in group.servers:
+                await server.down()
+            group.replica.stop()
+        for manager in self.managers:
+            await manager.down()
+
+
+class Threaded:
+    """The blocking client with the Deferred client's methods. It makes one call at a time, in a thread."""
+
+    def __init__(self, **given: Any) -> None:
+        self.notices: list[str] = []
+        self._reading, self._writing = os.pipe()
+        self._client = BlockingClient(notice=self.notices.append, abandon_fd=self._writing, **given)
+
+    def end(self, *, abandon: bool) -> Deferred[None]:
+        """Close the client; first give up the call that it is in, which would go on for ever when a test has failed."""
+        if abandon:
+            os.close(self._reading)
+        ended = deferToThread(self._client.close)
+        for fd in (self._writing,) if abandon else (self._reading, self._writing):
+            ended.addBoth(lambda result, fd=fd: os.close(fd))
+        return ended
+
+    def __getattr__(self, name: str) -> Callable[..., Deferred[Any]]:
+        method = getattr(self._client, name)
+        return lambda *arguments: deferToThread(method, *arguments)
+
+
+class ClientOf:
+    """A client of one face, "blocking" or "deferred", that is closed in the end: use it in an `async with`."""
+
+    def __init__(self, face: str, **given: Any) -> None:
+        self._client: Any = Threaded(**given) if face == "blocking" else Client(reactor, **given)
+
+    async def __aenter__(self) -> Any:
+        return self._client
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if isinstance(self._client, Threaded):
+            await self._client.end(abandon=kind is not None)
+        else:
+            await self._client.close()
+
+
+async def turn() -> None:
+    """One turn of the reactor."""
+    passed: Deferred[None] = Deferred()
+    network.callLater(0.001, passed.callback, None)
+    await passed
