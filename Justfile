@@ -3,6 +3,10 @@
 
 # project 1: one server, in memory
 mod p1 'justmod/proj1.just'
+# project 2: partitions, durable servers, a manager
+mod p2 'justmod/proj2.just'
+# project 3: replicated partitions, replicated managers
+mod p3 'justmod/proj3.just'
 # tools around the projects
 mod utils 'justmod/utils.just'
 # measurements that stay in the project
@@ -11,6 +15,10 @@ mod bench 'justmod/bench.just'
 mod storage 'justmod/storage.just'
 # simulations of replicated groups
 mod sim 'justmod/sim.just'
+# a cluster on this machine, in the background
+mod cluster 'justmod/cluster.just'
+# real processes under faults
+mod chaos 'justmod/chaos.just'
 
 python := quote(justfile_directory() / "justmod/python")
 just := quote(just_executable())

@@ -13,22 +13,22 @@ from tests.processes import ROOT
 SECONDS_MAX = 20.0
 
 
-def command(address: str) -> list[str]:
+def command(address: str, option: str = "--server") -> list[str]:
     """The command that runs a line client."""
-    return [sys.executable, "-m", "madkv.client", "--server", address]
+    return [sys.executable, "-m", "madkv.client", option, address]
 
 
-def run(address: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
+def run(address: str, data: bytes, option: str = "--server") -> subprocess.CompletedProcess[bytes]:
     """Give a client all its input, and wait until it has ended."""
-    return subprocess.run(command(address), input=data, capture_output=True, cwd=ROOT, timeout=SECONDS_MAX)
+    return subprocess.run(command(address, option), input=data, capture_output=True, cwd=ROOT, timeout=SECONDS_MAX)
 
 
 class LineClient:
     """A client whose pipes the test holds. Use it in a `with` statement."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, option: str = "--server") -> None:
         self.process = subprocess.Popen(
-            command(address),
+            command(address, option),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -19,6 +19,7 @@ import attrs
 import psutil
 import pytest
 
+from madkv.addresses import parse_address
 from madkv.bench import everything, machine, run
 from madkv.bench.histogram import Latencies
 from madkv.bench.official import OfficialWorkload
@@ -27,7 +28,7 @@ from madkv.bench.results import HEADING, Latency, Phase, format_results, parse_r
 from madkv.bench.workload import DEFAULTS, CoreWorkload, WorkloadError
 from madkv.testing.checkout import ROOT, origin
 from madkv.testing.fleet import Completion
-from madkv.testing.service import Service, ServiceError, free_ports, is_listening
+from madkv.testing.service import Service, ServiceError, is_listening
 from tests import standin
 
 
@@ -424,9 +425,9 @@ def test_everything_names_what_failed(
 
 
 def test_everything_ends_its_service(small: Project, tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    recipes = small.service(small.configurations[0], [port])
-    with Service([STANDIN], recipes, [port]):
+    with everything.launched(small.configurations[0], STANDIN, tmp_path) as service:
+        assert service is not None
+        _, port = parse_address(service.address)
         assert is_listening(port)
     assert not is_listening(port)
 
@@ -457,6 +458,70 @@ def test_the_report_needs_what_the_contract_lists() -> None:
     wanted |= {f"bench-{clients}-{workload}" for clients in (1, 10, 25, 40, 55, 70, 85) for workload in "ace"}
     assert set(names) == wanted
     assert len(names) == len(wanted)
+
+
+def test_the_reports_of_clusters_need_what_the_contract_lists() -> None:
+    for module, tests, fuzzes in (
+        ("p2", {"test1"}, {"fuzz-3-no", "fuzz-3-yes", "fuzz-5-yes"}),
+        ("p3", {f"test{number}" for number in range(1, 5)}, {"fuzz-5-no", "fuzz-5-yes"}),
+    ):
+        names = [each.name for each in PROJECTS[module].configurations]
+        wanted = tests | fuzzes | {f"bench-10-{workload}-{size}" for workload in "abcdef" for size in (1, 3, 5)}
+        wanted |= {f"bench-{clients}-a-{size}" for clients in (1, 10, 20, 30) for size in (1, 5)}
+        assert set(names) == wanted
+        assert len(names) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "log", "words", "cluster"),
+    [
+        (
+            ("p2", "fuzz-3-no"),
+            "./justw p2::fuzz 3 no",
+            "/tmp/madkv-p2/fuzz/fuzz-3-no.log",
+            "madkv.testing.fuzz 5 yes --module p2",
+            (3, None, 1),
+        ),
+        (
+            ("p2", "fuzz-5-yes"),
+            "./justw p2::crashfuzz 5",
+            "/tmp/madkv-p2/fuzz/fuzz-5-yes.log",
+            "madkv.testing.crashfuzz p2 5",
+            None,
+        ),
+        (
+            ("p2", "bench-30-a-5"),
+            "./justw p2::bench 30 a 5",
+            "/tmp/madkv-p2/bench/bench-30-a-5.log",
+            "madkv.bench.run 30 a --module p2",
+            (5, None, 1),
+        ),
+        (
+            ("p3", "test4"),
+            "./justw p3::testcase 4",
+            "/tmp/madkv-p3/tests/test4.log",
+            "madkv.testing.testcase 4 --module p3",
+            None,
+        ),
+        (
+            ("p3", "bench-10-e-3"),
+            "./justw p3::bench 10 e 3",
+            "/tmp/madkv-p3/bench/bench-10-e-3.log",
+            "madkv.bench.run 10 e --module p3",
+            (1, 3, 3),
+        ),
+    ],
+)
+def test_a_run_of_a_cluster(
+    name: tuple[str, str], command: str, log: str, words: str, cluster: tuple[int, int | None, int] | None
+) -> None:
+    project = PROJECTS[name[0]]
+    configuration = project.configuration(name[1])
+    assert configuration.command == command
+    assert str(configuration.log(project.logs)) == log
+    assert configuration.tool_words == words.split()
+    assert configuration.cluster == cluster
+    assert configuration.launches_its_own == (cluster is None)
 
 
 def test_quick_and_limited_options() -> None:

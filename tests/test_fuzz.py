@@ -44,8 +44,8 @@ def with_lie(server: ServerProcess, directory: Path, lie: str, *arguments: str) 
     return fuzz("3", "yes", "--address", server.address, "--just", just_script(directory, lie), "seed=1", *arguments)
 
 
-@pytest.mark.parametrize(("clients", "conflict"), [("1", "no"), ("3", "no"), ("3", "yes")])
-def test_a_right_service_passes(server: ServerProcess, tmp_path: Path, clients: str, conflict: str) -> None:
+@pytest.mark.parametrize(("clients", "conflict", "keys"), [("1", "no", 12), ("3", "no", 36), ("3", "yes", 48)])
+def test_a_right_service_passes(server: ServerProcess, tmp_path: Path, clients: str, conflict: str, keys: int) -> None:
     log = tmp_path / "logs" / "fuzz.log"
     just = just_script(tmp_path, "nothing")
     done = fuzz(clients, conflict, "--address", server.address, "--just", just, "--log", str(log), "ops=200")
@@ -53,7 +53,9 @@ def test_a_right_service_passes(server: ServerProcess, tmp_path: Path, clients: 
     assert done.stdout.splitlines()[-1] == PASSED
     assert log.read_text() == done.stdout
     about, history = read_history(log.with_suffix(".history.jsonl"))
-    assert len(history) == int(clients) * 201  # and one each to see whether they are there
+    assert len(history) == int(clients) * 201 + keys  # one each to see whether they are there; each key at the end
+    read_back = history[-keys:]
+    assert {each.kind for each in read_back} == {"GET"} and len({each.key for each in read_back}) == keys
     assert about["conflict"] == conflict
     by_client = {key: {each.client for each in history if each.key == key} for key in {each.key for each in history}}
     assert any(len(clients) > 1 for clients in by_client.values()) == (conflict == "yes")

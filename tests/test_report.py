@@ -35,7 +35,7 @@ def write_log(configuration: Configuration, logs: Path) -> None:
     elif configuration.kind == "fuzz":
         log.write_text("3 clients\nFuzz testing result: PASSED\n")
     else:
-        clients, workload = configuration.arguments
+        clients, workload, *_ = configuration.arguments
         kinds = ("INSERT", "SCAN") if workload == "e" else ("READ", "UPDATE")
         rate = min(8000.0, 3000.0 * int(clients))
         log.write_text(format_results(phases(rate, int(clients) / rate * 1e6, *kinds)) + "\n")
@@ -270,6 +270,33 @@ def test_workloads_are_compared() -> None:
     assert "workload C runs fastest with 4,000 calls a second, E slowest with 500" in said
     assert "a read 200 us to 300 us, an update 300 us and a scan 2.00 ms" in said
     assert "A scan takes 8.0 times as long as a read" in said
+
+
+def test_clusters_are_compared_workload_by_workload() -> None:
+    rates = {"bench-10-a-1": 1000, "bench-10-c-1": 4000, "bench-10-a-3": 600, "bench-10-c-3": 4400, "bench-10-e-5": 1}
+    results = {name: result(rate, 300, "READ") for name, rate in rates.items()}
+    assert trend(PROJECTS["p3"].figure("ten-clients"), results) == (
+        "* **3 replicas**, calls a second as a multiple of those with 1 replica: A 0.60 and C 1.10;"
+        " A has the least of it, C the most."
+    )
+
+
+@pytest.mark.parametrize("module", ["p2", "p3"])
+def test_the_whole_report_of_a_cluster(module: str, tmp_path: Path) -> None:
+    project = PROJECTS[module]
+    for configuration in project.configurations:
+        write_log(configuration, tmp_path / "logs")
+    out = tmp_path / "out"
+    assert report.main([module, "--logs", str(tmp_path / "logs"), "--out", str(out)]) == 0
+    text = (out / f"proj{project.number}.md").read_text()
+    assert "madkv:" not in text and "No result yet" not in text
+    plots_made = {path.name for path in (out / f"plots-{module}").iterdir()}
+    assert plots_made == {f"{figure.name}.png" for figure in project.figures}
+    for configuration in project.configurations:
+        if configuration.kind == "testcase":
+            assert "Testcase: PASSED" in text
+        elif configuration.kind == "fuzz":
+            assert f"| `{configuration.command}` | PASSED |" in text
 
 
 @pytest.mark.parametrize("figure", [figure.name for figure in P1.figures])

@@ -12,15 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from madkv.bench.machine import form_of, note_run, read_record
-from madkv.bench.projects import PROJECTS, TOOLS, Configuration, Project, read_result
+from madkv.bench.projects import PROJECTS, Configuration, Project, read_result
 from madkv.testing.checkout import revision
+from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
-from madkv.testing.service import Service, ServiceError, free_ports
+from madkv.testing.service import Service, ServiceError
 
 STOP_SECONDS_MAX = 10.0
 """How long a tool may take to end its clients when it is interrupted."""
@@ -48,7 +50,7 @@ def options_of(configuration: Configuration, quick: bool, seconds: float) -> lis
 def weight(configuration: Configuration, quick: bool) -> float:
     """Roughly how many seconds a run takes; only how the runs compare matters once the first of them are over."""
     if configuration.kind == "testcase":
-        return 3.0
+        return 20.0 if configuration.launches_its_own else 3.0
     if configuration.kind == "fuzz":
         return 5.0 if quick else 20.0
     clients = int(configuration.arguments[0])
@@ -70,19 +72,28 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
     return todo
 
 
+def launched(
+    configuration: Configuration, just: str, root: Path
+) -> AbstractContextManager[Service] | AbstractContextManager[Cluster] | AbstractContextManager[None]:
+    """What a run is made against, to be entered; None for a tool that launches what it needs. Raises ServiceError."""
+    if configuration.cluster:
+        return Cluster.local(root, *configuration.cluster)
+    return nullcontext() if configuration.launches_its_own else Service.solo(just)
+
+
 def run_one(project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str]) -> bool:
     """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
-    ports = free_ports(project.ports_needed)
     log = configuration.log(logs)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    command = [sys.executable, "-m", TOOLS[configuration.kind], *configuration.arguments]
-    command += ["--module", project.module, "--address", project.address(configuration, ports)]
-    command += ["--just", just, "--log", str(log), *options]
+    command = [sys.executable, "-m", *configuration.tool_words, "--just", just, "--log", str(log), *options]
     with (
-        Service([just], project.service(configuration, ports), ports) as service,
+        tempfile.TemporaryDirectory(prefix="madkv-run-") as root,
+        launched(configuration, just, Path(root)) as service,
         tempfile.TemporaryFile("w+", errors="backslashreplace") as said,
     ):
+        if service:
+            command += ["--address", service.address]
         # On a terminal the tool's progress shows how far it is; elsewhere it would only come between our own lines.
         tool = subprocess.Popen(
             command,
@@ -100,7 +111,8 @@ def run_one(project: Project, configuration: Configuration, just: str, logs: Pat
             said.seek(0)
             sys.stderr.write(said.read())
         if result is None:
-            print(f"no result (exit status {status}); the service said:\n{service.said()}", file=sys.stderr)
+            words = f"; the service said:\n{service.said()}" if service else ""
+            print(f"no result (exit status {status}){words}", file=sys.stderr)
     return result is not None and result.passed and status == 0
 
 

@@ -203,9 +203,20 @@ def _bars(
                 axes.plot([x, x], [height, top], color="black", linewidth=0.8)
                 axes.plot([x], [top], color="black", marker="_", markersize=9)
             if number is not None:
-                axes.annotate(number(height), (x, height), ha="center", va="bottom", fontsize=8)
+                # Upright beside its neighbours' numbers, which are as wide as several bars.
+                rotation = 90 if len(groups) > 1 else 0
+                axes.annotate(
+                    number(height),
+                    (x, height),
+                    (0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                    rotation=rotation,
+                )
     axes.set_xticks(range(len(places)), labels=list(places))
-    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.05)
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * (1.12 if number is not None and len(groups) > 1 else 1.05))
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")

@@ -4,9 +4,9 @@ All of it is data. A project more is an entry in `PROJECTS` and a text in `docs/
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import attrs
 
@@ -14,12 +14,24 @@ from madkv.bench.results import Phase, parse_results
 from madkv.testing.checkout import ROOT
 
 LOGS = Path("/tmp")
+SIZES = (1, 3, 5)
+"""Servers of project 2, replicas in project 3."""
+CLIENTS = (1, 10, 20, 30)
 
 TOOLS = {"testcase": "madkv.testing.testcase", "fuzz": "madkv.testing.fuzz", "bench": "madkv.bench.run"}
 _DIRECTORIES = {"testcase": "tests", "fuzz": "fuzz", "bench": "bench"}
 _ORIGIN = re.compile(r"^# MadKV \S+, revision (\S+), checkout (.+)$", re.MULTILINE)
 """What `madkv.testing.checkout.origin` writes."""
 _VERDICT = re.compile(r"\b(PASSED|FAILED)\b\W*$")
+
+
+class Size(NamedTuple):
+    """How large a cluster is."""
+
+    partitions: int
+    rf: int | None
+    """None in project 2."""
+    managers: int = 1
 
 
 @attrs.frozen
@@ -29,7 +41,13 @@ class Configuration:
     module: str
     kind: Literal["testcase", "fuzz", "bench"]
     arguments: tuple[str, ...]
-    """As the recipe takes them."""
+    """What its log is named after: as the recipe of its kind takes them."""
+    cluster: Size | None = None
+    """What it is run against; None in project 1, and where the tool launches what it needs."""
+    recipe: tuple[str, ...] = ()
+    """The recipe and its arguments, where they are not those of its kind."""
+    tool: tuple[str, ...] = ()
+    """The tool behind the recipe and its arguments, likewise."""
 
     @property
     def name(self) -> str:
@@ -39,7 +57,20 @@ class Configuration:
     @property
     def command(self) -> str:
         """How somebody runs it by hand."""
-        return " ".join(("./justw", f"{self.module}::{self.kind}", *self.arguments))
+        name, *arguments = self.recipe or (self.kind, *self.arguments)
+        return " ".join(("./justw", f"{self.module}::{name}", *arguments))
+
+    @property
+    def tool_words(self) -> list[str]:
+        """The module to run, with its arguments but for the address and the log."""
+        if self.tool:
+            return list(self.tool)
+        return [TOOLS[self.kind], *self.arguments, "--module", self.module]
+
+    @property
+    def launches_its_own(self) -> bool:
+        """Whether the tool needs no service but the one that it launches itself."""
+        return self.cluster is None and self.module != "p1"
 
     def log(self, logs: Path) -> Path:
         """Where its log is, below the directory `logs` of the project."""
@@ -119,11 +150,6 @@ class Project:
     number: int
     configurations: tuple[Configuration, ...]
     figures: tuple[Figure, ...]
-    ports_needed: int
-    service: Callable[[Configuration, list[int]], list[tuple[str, ...]]]
-    """The recipes, with their arguments, that run what a configuration is measured on, on these free ports."""
-    address: Callable[[Configuration, list[int]], str]
-    """What its clients are given."""
 
     @property
     def logs(self) -> Path:
@@ -190,10 +216,100 @@ def _project_1() -> Project:
                 by_clients,
             ),
         ),
-        ports_needed=1,
-        service=lambda configuration, ports: [("p1::server", f"127.0.0.1:{ports[0]}")],
-        address=lambda configuration, ports: f"127.0.0.1:{ports[0]}",
     )
 
 
-PROJECTS = {project.module: project for project in (_project_1(),)}
+def _clustered(
+    number: int, counted: str, cluster_of: Callable[[int], Size], testcases: int, runs: Sequence[Configuration]
+) -> Project:
+    """The report of project 2 or 3, which compare clusters of different sizes, counted in servers or replicas."""
+    module = f"p{number}"
+
+    def bench(clients: int, workload: str, size: int) -> Configuration:
+        driver = ("madkv.bench.run", str(clients), workload, "--module", module)
+        return Configuration(module, "bench", (str(clients), workload, str(size)), cluster_of(size), tool=driver)
+
+    by_workload = {size: [bench(10, workload, size) for workload in "abcdef"] for size in SIZES}
+    by_clients = {size: [bench(clients, "a", size) for clients in CLIENTS] for size in (SIZES[0], SIZES[-1])}
+    lines = tuple(
+        Series(_counted(size, counted), tuple((each.arguments[0], each) for each in runs))
+        for size, runs in by_clients.items()
+    )
+    configurations = [
+        Configuration(
+            module,
+            "testcase",
+            (str(case),),
+            tool=("madkv.testing.testcase", str(case), "--module", module),
+        )
+        for case in range(1, testcases + 1)
+    ]
+    configurations += runs
+    configurations += [each for runs in (*by_workload.values(), *by_clients.values()) for each in runs]
+    return Project(
+        module=module,
+        number=number,
+        configurations=tuple(dict.fromkeys(configurations)),
+        figures=(
+            Figure(
+                "ten-clients",
+                "workloads",
+                "Ten clients on each workload",
+                "Ten clients on each workload: calls a second, and what a call takes on average.",
+                "YCSB workload",
+                tuple(
+                    Series(_counted(size, counted), tuple((each.arguments[1].upper(), each) for each in runs))
+                    for size, runs in by_workload.items()
+                ),
+            ),
+            Figure(
+                "throughput-clients",
+                "throughput",
+                "Throughput on workload A by number of clients",
+                "Workload A: calls a second of all clients together, against their number.",
+                "clients",
+                lines,
+            ),
+            Figure(
+                "latency-clients",
+                "latency",
+                "Latency on workload A by number of clients (logarithmic)",
+                "Workload A: what a call takes, on average and at the 99th percentile, against the number of clients.",
+                "clients",
+                lines,
+            ),
+        ),
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _fuzz(module: str, size: int, crashing: str, cluster: Size) -> Configuration:
+    """Five clients on the same keys; when servers are to crash, by the tool that launches and crashes them."""
+    arguments = (str(size), crashing)
+    if crashing == "yes":
+        recipe, tool = ("crashfuzz", str(size)), ("madkv.testing.crashfuzz", module, str(size))
+        return Configuration(module, "fuzz", arguments, recipe=recipe, tool=tool)
+    return Configuration(
+        module, "fuzz", arguments, cluster, tool=("madkv.testing.fuzz", "5", "yes", "--module", module)
+    )
+
+
+def _project_2() -> Project:
+    def cluster(servers: int) -> Size:
+        return Size(servers, None)
+
+    runs = [
+        _fuzz("p2", servers, crashing, cluster(servers)) for servers, crashing in ((3, "no"), (3, "yes"), (5, "yes"))
+    ]
+    return _clustered(2, "server", cluster, testcases=1, runs=runs)
+
+
+def _project_3() -> Project:
+    runs = [_fuzz("p3", 5, crashing, Size(2, 5, 3)) for crashing in ("no", "yes")]
+    return _clustered(3, "replica", lambda rf: Size(1, rf, 3), testcases=4, runs=runs)
+
+
+PROJECTS = {project.module: project for project in (_project_1(), _project_2(), _project_3())}

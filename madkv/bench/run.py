@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,8 @@ from madkv.bench.histogram import Latencies
 from madkv.bench.official import OfficialWorkload
 from madkv.bench.results import Phase, format_results
 from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
+from madkv.partitions import PartitionMap
+from madkv.testing.ask import ask_map
 from madkv.testing.checkout import origin
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
@@ -68,10 +71,19 @@ class PhaseProgress(Progress):
 class Bench:
     """A fleet of line clients, and what they were asked."""
 
-    def __init__(self, fleet: Fleet, source: Source, stall_seconds: float = STALL_SECONDS_DEFAULT) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        source: Source,
+        stall_seconds: float = STALL_SECONDS_DEFAULT,
+        partition_map: PartitionMap | None = None,
+    ) -> None:
         self._fleet = fleet
         self._source = source
         self._stall_seconds = stall_seconds
+        self._map = partition_map
+        self.by_partition: Counter[int] = Counter()
+        """Calls of the last phase, where there are partitions; a scan counts where it begins."""
         self.cpu_us_per_call = 0.0
         """What this process itself used for each call of the last phase."""
 
@@ -97,6 +109,8 @@ class Bench:
     ) -> Phase:
         """Run each client's stream to its end, or for `seconds` if that is not 0. Streams may be one and the same."""
         send = self._fleet.send
+        partition_of = self._map.partition_of if self._map else None
+        by_partition = self.by_partition = Counter()
         totals: dict[str, Latencies] = {}
         recent: dict[str, Latencies] = {}
         progress = PhaseProgress(name, calls_expected)
@@ -132,6 +146,8 @@ class Bench:
                     if call.kind not in recent:
                         recent[call.kind] = Latencies()
                     recent[call.kind].record(returned_ns - called_ns)
+                    if partition_of is not None:
+                        by_partition[partition_of(call.key)] += 1
                     if call.kind == "INSERT":
                         self._source.acknowledged(call)
                     calls += 1
@@ -278,9 +294,10 @@ def run(arguments: argparse.Namespace) -> str:
     official = arguments.ycsb == "yes"
     source: Source = OfficialWorkload(arguments.ycsb_home, text, properties, clients) if official else core
     command = [arguments.just, f"{arguments.module}::client", arguments.address]
+    partition_map = ask_map(arguments.address)
     print(f"starting {counted(clients)}: {shlex.join(command)}", file=sys.stderr)
     with Fleet(command, clients) as fleet:
-        bench = Bench(fleet, source, arguments.stall)
+        bench = Bench(fleet, source, arguments.stall, partition_map)
         bench.ready()
         load = source.load()
         load_phase = bench.phase("Load", [load] * clients, core.record_count)
@@ -288,6 +305,11 @@ def run(arguments: argparse.Namespace) -> str:
         run_phase = bench.phase("Run", streams, core.operation_count * clients, arguments.seconds)
         cpu_us = bench.cpu_us_per_call
         bench.stop()
+    partitions = (
+        [f"s{number} {bench.by_partition[number]:,}" for number in range(len(partition_map.replicas))]
+        if partition_map
+        else []
+    )
     name = f"workload {arguments.wload}" if len(arguments.wload) == 1 else arguments.wload
     of = "the official YCSB" if official else f"the built-in generator, seed {arguments.seed}"
     return "\n".join(
@@ -296,6 +318,7 @@ def run(arguments: argparse.Namespace) -> str:
             f"# requests from {of}; every answer was checked",
             origin(),
             f"# driver: {cpu_us:.1f} us of CPU a call in the run phase",
+            *([f"# calls of the run phase by partition: {', '.join(partitions)}"] if partitions else []),
             format_results({"Load": load_phase, "Run": run_phase}),
         ]
     )

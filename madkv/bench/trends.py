@@ -73,7 +73,26 @@ def _latency(points: Points) -> str:
     return text + "."
 
 
+def _compared(figure: Figure, results: Mapping[str, Result]) -> str:
+    """Of several series over the same workloads: how each of the later ones compares with the first."""
+    first, *others = [(each.label, dict(points_of(each, results))) for each in figure.series]
+    lines = []
+    for label, points in others:
+        ratios = {x: run.throughput / first[1][x].throughput for x, run in points.items() if x in first[1]}
+        if not ratios:
+            continue
+        listed = [f"{x} {ratio:.2f}" for x, ratio in ratios.items()]
+        least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+        text = f"* **{label}**, calls a second as a multiple of those with {first[0]}: {_listed(listed)}"
+        if len(ratios) > 1:
+            text += f"; {least} has the least of it, {most} the most"
+        lines.append(text + ".")
+    return "\n".join(lines) or "*Too few results to compare.*"
+
+
 def _workloads(figure: Figure, results: Mapping[str, Result]) -> str:
+    if len(figure.series) > 1:
+        return _compared(figure, results)
     points = points_of(figure.series[0], results)
     if len(points) < 2:
         return "*Too few results to compare.*"

@@ -20,6 +20,8 @@ GROUPS_PER_CLIENT = 3
 """Without conflict; with it, there are SHARED_GROUPS and one more for each CLIENTS_PER_HOT_GROUP."""
 SHARED_GROUPS = 12
 CLIENTS_PER_HOT_GROUP = 8
+GROUPS_PER_PARTITION = 3
+"""At least: two of them alphanumeric, so that each partition, of an even share of the keyspace, is called upon."""
 HOT_CALLS = 40
 """Calls of one client from one change of the hot groups to the next."""
 HOT_SHARE = 0.8
@@ -72,7 +74,9 @@ class Values:
 class Plan:
     """The calls of all clients of one run."""
 
-    def __init__(self, clients: int, conflict: bool, calls: int, seed: int, run: str, keys: int | None) -> None:
+    def __init__(
+        self, clients: int, conflict: bool, calls: int, seed: int, run: str, keys: int | None, partitions: int = 1
+    ) -> None:
         self.mark = run.encode()
         """What each key of this run holds, and no other."""
         self._conflict = conflict
@@ -81,6 +85,7 @@ class Plan:
         chance = random.Random(f"{seed}")
         least = 1 if conflict else clients
         usual = SHARED_GROUPS + clients // CLIENTS_PER_HOT_GROUP if conflict else GROUPS_PER_CLIENT * clients
+        usual = max(usual, GROUPS_PER_PARTITION * partitions)
         count = usual if keys is None else max(least, -(-keys // KEYS_PER_GROUP))
         self.groups = make_groups(count, run, chance.randrange(len(ALPHANUMERIC)))
         self._order = chance.sample(self.groups, count)
@@ -97,6 +102,10 @@ class Plan:
     def keys(self) -> list[bytes]:
         """Every key that may be written, in order."""
         return sorted(key for group in self.groups for key in group.keys)
+
+    def share(self, client: int) -> list[bytes]:
+        """Of all keys those that this client reads at the end: its own, or a part of those that all share."""
+        return [key for group in self.groups[client :: self._clients] for key in group.keys]
 
     def first_key(self, client: int) -> bytes:
         """A key that this client may call for."""

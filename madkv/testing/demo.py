@@ -1,25 +1,39 @@
-"""`./justw demo`: a server of its own, the five testcases, a short YCSB A, a summary; nothing is left behind."""
+"""`./justw demo`: a cluster of its own, clients at work on it, its leader killed under them, every answer checked."""
 
 import argparse
-import re
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from madkv.testing import fuzz
+from madkv.testing.ask import ask_map
+from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
+from madkv.testing.mischief import Mischief, pauses
+from madkv.testing.operate import table
 from madkv.testing.options import words
-from madkv.testing.service import Service, ServiceError, free_ports
+from madkv.testing.service import ServiceError
+from madkv.testing.transcript import Transcript
 
-TESTCASES = range(1, 6)
+MANAGERS, PARTITIONS, REPLICAS = 3, 2, 3
 CLIENTS = 5
-RECORDS = 1000
-OPS_PER_CLIENT = 5000
+BEFORE_SECONDS, DOWN_SECONDS, AFTER_SECONDS = 3.0, 3.0, 2.0
+"""How long the clients work before the leader is killed, while it is down, and once it has caught up."""
 
 
 class DemoFailed(Exception):
     """A step went wrong; its output has been shown."""
+
+
+class Indented(Transcript):
+    """Says what a tool says, as a part of what the demo says."""
+
+    def say(self, text: str) -> None:
+        """A line that stays, a little to the right."""
+        super().say(f"  {text}")
 
 
 def say(text: str = "") -> None:
@@ -27,30 +41,36 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def run_testcase(just: str, number: int, address: str) -> None:
-    """Run one testcase and tell its verdict; its whole output only when it fails."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [just, f"p1::test{number}", address], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        say(done.stdout)
-        raise DemoFailed(f"testcase {number} failed (exit status {done.returncode})")
-    say(f"  {lines[-1]:<24} {time.monotonic() - started:4.1f} s   {lines[0]}")
+def kill_the_leader(mischief: Mischief) -> None:
+    """What happens beside the clients."""
+    cluster = mischief.cluster
+    mischief.wait(BEFORE_SECONDS)
+    leader = mischief.leader("s0")
+
+    def heal() -> None:
+        mischief.wait(DOWN_SECONDS)
+        cluster.start(leader)
+        mischief.tell(f"{leader} is started again, on its disk as it was left; meanwhile {mischief.leader('s0')} leads")
+
+    mischief.fault("killed (SIGKILL), the leader of partition 0", [leader], lambda: cluster.kill(leader), heal)
+    mischief.wait(AFTER_SECONDS)
+    mischief.run.enough = True
 
 
-def run_workload(just: str, address: str) -> tuple[str, str]:
-    """Run a short YCSB A; the throughput of its load and of its run."""
-    command = [sys.executable, "-m", "madkv.bench.run", str(CLIENTS), "a", "--module", "p1", "--address", address]
-    command += ["--just", just, f"records={RECORDS}", f"ops={OPS_PER_CLIENT}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
-    rates = re.findall(r"Throughput:\s+(\S+)", done.stdout)
-    if done.returncode != 0 or len(rates) != 2:
-        say(done.stdout)
-        raise DemoFailed(f"the workload failed (exit status {done.returncode})")
-    say("\n".join(f"  {line}" for line in done.stdout.rstrip().splitlines()))
-    return rates[0], rates[1]
+def work(cluster: Cluster, just: str) -> None:
+    """Have clients call the cluster, and its leader killed. Raises DemoFailed."""
+    partition_map = ask_map(cluster.address)
+    assert partition_map is not None, "a cluster that serves has a map"
+    options = [str(CLIENTS), "yes", "--module", "p3", "--address", cluster.address, "--just", just]
+    mischief = Mischief(cluster, kill_the_leader, lambda text: out.say(text))
+    with Indented(None) as out:
+        if not fuzz.fuzz(fuzz.parse_options(options), out, mischief.beside):
+            raise DemoFailed("an answer was wrong, or none came")
+    (fault,) = mischief.faults
+    pause, _ = pauses(fault, partition_map, mischief.run.history)
+    say()
+    say(f"From the kill to the next write that its partition acknowledged: {pause:.2f} s. Nothing was lost: each key")
+    say("was read back at the end, and for every key one order explains all answers, from first to last.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,29 +79,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
     just = parser.parse_args(words(sys.argv[1:] if argv is None else argv)).just
     interrupt_on_terminate()
-    started = time.monotonic()
-    (port,) = free_ports(1)
-    address = f"127.0.0.1:{port}"
+    began = time.monotonic()
     try:
-        with Service([just], [["p1::server", address]], [port]):
-            say(f"A MadKV server runs on {address}, with its pairs in memory.")
-            say()
-            say("Five testcases, each with line clients in processes of their own:")
-            for number in TESTCASES:
-                run_testcase(just, number, address)
-            say()
-            say(f"YCSB A, half reads and half updates: {CLIENTS} clients, {OPS_PER_CLIENT:,} calls each:")
-            load, run = run_workload(just, address)
+        with tempfile.TemporaryDirectory(prefix="madkv-demo-") as root:
+            say(f"Starting {MANAGERS} managers and {PARTITIONS} partitions of {REPLICAS} replicas, each a process …")
+            with Cluster.local(Path(root), PARTITIONS, REPLICAS, MANAGERS) as cluster:
+                statuses = cluster.statuses()
+                say("\n".join(f"  {line}" for line in table(statuses, {node: cluster.pid(node) for node in statuses})))
+                say()
+                say(
+                    f"{CLIENTS} clients call it at random, on the same keys, while the leader of partition 0 is killed:"
+                )
+                work(cluster, just)
     except (DemoFailed, ServiceError, OSError) as error:
         say(f"Demo FAILED: {error}")
         return 1
     except KeyboardInterrupt:
-        say("Demo interrupted; its server is stopped.")
+        say("Demo interrupted; everything that it started is stopped.")
         return 130
     say()
-    seconds = time.monotonic() - started
-    say(f"Demo passed in {seconds:.0f} s: {len(TESTCASES)} testcases, load {load} and A {run} calls/s.")
-    say("The server is stopped. To start one yourself:  ./justw p1::server   and, beside it:  ./justw p1::client")
+    say(f"Demo passed in {time.monotonic() - began:.0f} s; everything is stopped. To start a cluster of your own:")
+    for command in ("up", "status", "kill-node s0.1", "start-node s0.1", "down"):
+        say(f"  ./justw cluster::{command}")
     return 0
 
 

@@ -86,27 +86,33 @@ class ClientProcess:
 
 
 class Fleet:
-    """Line clients number 0 to `count` - 1, all started with the same command."""
+    """Line clients number 0 to `count` - 1, all started with the same command.
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    That one of them waits is told on stderr, once; not so where it is `expected_to_wait`.
+    """
+
+    def __init__(self, command: Sequence[str], count: int, expected_to_wait: bool = False) -> None:
         self._poll = select.epoll()
         self._by_fd: dict[int, tuple[ClientProcess, bool]] = {}
         self.clients: list[ClientProcess] = []
         recipe = next((word for word in command if word.endswith("::client")), "")
         self._hint = f" (`./justw {recipe.removesuffix('client')}service` starts a service)" if recipe else ""
-        self._waiting_is_told = False
+        self._waiting_is_told = expected_to_wait
+        self._command = command
         try:
-            for number in range(count):
-                self.clients.append(self._start(number, command))
+            for _ in range(count):
+                self.add()
         except BaseException:
             self.stop(grace_seconds=0)
             raise
 
-    def _start(self, number: int, command: Sequence[str]) -> ClientProcess:
-        client = ClientProcess(number, command)
+    def add(self) -> ClientProcess:
+        """Start one more."""
+        client = ClientProcess(len(self.clients), self._command)
         for fd, is_stdout in ((client.stdout_fd, True), (client.stderr_fd, False)):
             self._by_fd[fd] = (client, is_stdout)
             self._poll.register(fd, select.EPOLLIN)
+        self.clients.append(client)
         return client
 
     def __enter__(self) -> Self:

@@ -13,10 +13,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from madkv.partitions import PartitionMap
+from madkv.testing.ask import ask_map
 from madkv.testing.calls import Plan, sample
 from madkv.testing.checkout import origin
 from madkv.testing.ending import run_tool
@@ -31,6 +34,7 @@ from madkv.testing.transcript import Transcript
 CALLS_PER_CLIENT = 10_000
 CALLS_MAX = 100_000
 """Without `ops`, each client makes CALLS_PER_CLIENT calls, fewer when that would make more than this together."""
+UNENDING = 10**9
 CALL_SECONDS = 120.0
 CHECK_SECONDS = 120.0
 EXPLAIN_SECONDS = 20.0
@@ -46,7 +50,9 @@ class FuzzFailed(Exception):
 class Run:
     """The clients at work."""
 
-    def __init__(self, fleet: Fleet, plan: Plan, calls_expected: int, call_seconds: float, out: Transcript) -> None:
+    def __init__(
+        self, fleet: Fleet, plan: Plan, calls_expected: int | None, call_seconds: float, out: Transcript
+    ) -> None:
         self.history: list[Operation] = []
         self._fleet = fleet
         self._upcoming = [plan.calls(client.number) for client in fleet.clients]
@@ -55,6 +61,10 @@ class Run:
         self._calls_expected = calls_expected
         self._call_seconds = call_seconds
         self._out = out
+        self.enough = False
+        """Set from beside: whoever has an answer makes no further call."""
+        self.broken = ""
+        """Set from beside: why the run cannot go on."""
 
     def ready(self) -> None:
         """Wait until every client has answered once, so that they all start together."""
@@ -72,8 +82,17 @@ class Run:
         for number in self._answers():
             self._send_next(number, self._upcoming[number])
             if not len(self.history) % 100:
-                self._out.progress(f"calling: {len(self.history)} of {self._calls_expected} calls answered")
+                of = f" of {self._calls_expected}" if self._calls_expected else ""
+                self._out.progress(f"calling: {len(self.history)}{of} calls answered")
         return time.monotonic() - began
+
+    def read_back(self) -> None:
+        """Read every key once more, all clients together: what was lost since it was last read shows now."""
+        shares = [iter(self._plan.share(client.number)) for client in self._fleet.clients]
+        for number in range(len(shares)):
+            self._read_next(number, shares[number])
+        for number in self._answers():
+            self._read_next(number, shares[number])
 
     def stop(self) -> None:
         """End the clients by STOP."""
@@ -88,9 +107,14 @@ class Run:
                 self._record(number, call, client.called_ns, None, None)
         self._current.clear()
 
+    def _read_next(self, number: int, keys: Iterator[bytes]) -> None:
+        key = next(keys, None)
+        if key is not None:
+            self._send(number, Call("GET", key))
+
     def _send_next(self, number: int, upcoming: Iterator[Call]) -> None:
         call = next(upcoming, None)
-        if call is not None:
+        if call is not None and not self.enough:
             self._send(number, call)
 
     def _send(self, number: int, call: Call) -> None:
@@ -120,6 +144,8 @@ class Run:
         self.history.append(Operation(number, call.kind, call.key, call.value, called_ns, returned_ns, result))
 
     def _look_for_stalls(self) -> None:
+        if self.broken:
+            raise FuzzFailed(self.broken)
         now_ns = time.monotonic_ns()
         waiting = 0
         for number, call in self._current.items():
@@ -179,31 +205,51 @@ def explain(finding: Finding, origin_ns: int, out: Transcript) -> None:
         out.say(f"  {text}")
 
 
-def fuzz(options: argparse.Namespace, out: Transcript) -> bool:
-    """One run from start to verdict; whether it passed."""
+def calls_of(options: argparse.Namespace) -> int:
+    """How many calls each client makes."""
+    return options.ops or min(CALLS_PER_CLIENT, CALLS_MAX // options.nclis)
+
+
+def _alone(run: Run) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def fuzz(
+    options: argparse.Namespace, out: Transcript, beside: Callable[[Run], AbstractContextManager[object]] = _alone
+) -> bool:
+    """One run from start to verdict; whether it passed.
+
+    What is `beside` it is entered once all clients answer, and ends it by setting the run's `enough`.
+    """
+    alone = beside is _alone
     conflict = options.conflict == "yes"
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     run_id = options.run or "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
-    calls = options.ops or min(CALLS_PER_CLIENT, CALLS_MAX // options.nclis)
-    plan = Plan(options.nclis, conflict, calls, seed, run_id, options.keys)
+    calls = calls_of(options) if alone else UNENDING
+    partition_map = ask_map(options.address)
+    partitions = len(partition_map.replicas) if partition_map else 1
+    plan = Plan(options.nclis, conflict, calls, seed, run_id, options.keys, partitions)
     command = [options.just, f"{options.module}::client", options.address]
     shared = "the same keys" if conflict else "keys of its own" if options.nclis == 1 else "keys of their own"
     number = f"{options.nclis} client{'s' * (options.nclis > 1)}"
-    out.say(f"Fuzz testing {options.address}: {number} on {shared}, {calls:,} calls each, seed={seed}")
+    each = f"{calls:,} calls each" if alone else "for as long as it takes"
+    out.say(f"Fuzz testing {options.address}: {number} on {shared}, {each}, seed={seed}")
     out.say(f"Clients: {' '.join(command)}")
     out.say(origin())
     out.say(f"Keys: {len(plan.keys)}, {sample(plan.keys)}; each holds this run's id {run_id}")
     about = {"clients": options.nclis, "conflict": options.conflict, "seed": seed, "run": run_id}
     failure = None
-    with Fleet(command, options.nclis) as fleet:
-        run = Run(fleet, plan, options.nclis * calls, options.call_seconds, out)
+    with Fleet(command, options.nclis, expected_to_wait=not alone) as fleet:
+        run = Run(fleet, plan, options.nclis * calls if alone else None, options.call_seconds, out)
         try:
             run.ready()
             answered = len(run.history)
             gc.disable()  # nothing in the loop makes a cycle
-            seconds = run.go()
+            with beside(run):
+                seconds = run.go()
             answered = len(run.history) - answered
             out.say(f"{answered:,} calls in {seconds:.1f} s, {answered / seconds:,.0f} a second: {count(run.history)}")
+            run.read_back()
             run.stop()
         except FuzzFailed as error:
             failure = str(error)
@@ -217,6 +263,8 @@ def fuzz(options: argparse.Namespace, out: Transcript) -> bool:
                 fleet.stop(grace_seconds=0)
             if options.history:
                 write_history(options.history, about, run.history)
+    if partition_map:
+        out.say(f"By partition: {by_partition(partition_map, run.history)}")
     if options.history:
         out.say(f"History: {options.history}")
     if failure is not None:
@@ -229,6 +277,20 @@ def count(history: Sequence[Operation]) -> str:
     """How many calls of each kind there are, for people."""
     numbers = Counter(operation.kind for operation in history)
     return ", ".join(f"{numbers[kind]:,} {kind}" for kind in KINDS)
+
+
+def by_partition(partition_map: PartitionMap, history: Sequence[Operation]) -> str:
+    """How many calls went to each partition, for people; a Scan counts for each that it touches."""
+    numbers = Counter(
+        partition
+        for each in history
+        for partition in (
+            {owner for owner, *_ in partition_map.pieces(each.key, each.value)}
+            if each.kind == "SCAN" and each.value is not None
+            else (partition_map.partition_of(each.key),)
+        )
+    )
+    return ", ".join(f"s{partition} {numbers[partition]:,}" for partition in range(len(partition_map.replicas)))
 
 
 def check_again(options: argparse.Namespace, out: Transcript) -> bool:

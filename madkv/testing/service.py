@@ -1,12 +1,14 @@
 """A service of its own for a tool: the processes that recipes start, on ports that were free."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -14,6 +16,10 @@ START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.02
 SERVICE_LINES_SHOWN = 15
+OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORT_MIN = 10_000
+PORTS_MIN = 4096
+"""How many are tried, at random."""
 
 
 class ServiceError(Exception):
@@ -65,6 +71,17 @@ class Service:
                     raise ServiceError(f"nothing listens on port {port}; the service said:\n{self.said()}")
                 time.sleep(LOOK_SECONDS)
 
+    @classmethod
+    def solo(cls, just: str) -> Self:
+        """A server in memory, on a port that is free now."""
+        (port,) = free_ports(1)
+        return cls([just], [["p1::server", f"127.0.0.1:{port}"]], [port])
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it."""
+        return f"127.0.0.1:{self._ports[0]}"
+
     @property
     def pids(self) -> list[int]:
         """The process that each recipe was started as; its children do the work."""
@@ -104,9 +121,27 @@ def is_listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports on which nothing listens just now.
+
+    None of those from which the kernel takes one for an outgoing connection: whoever calls a server that is down would
+    sooner or later be given the server's own port, and with it a connection to itself.
+    """
+    first_outgoing = int(OUTGOING_PORTS.read_text().split()[0])
+    candidates = random.SystemRandom().sample(range(PORT_MIN, max(first_outgoing, PORT_MIN + PORTS_MIN)), PORTS_MIN)
+    ports: list[int] = []
+    sockets: list[socket.socket] = []
+    try:
+        for port in candidates:
+            if len(ports) == count:
+                break
+            try:
+                sockets.append(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            ports.append(port)
+    finally:
+        for each in sockets:
+            each.close()
+    if len(ports) < count:
+        raise ServiceError(f"fewer than {count} ports are free")
     return ports

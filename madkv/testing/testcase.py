@@ -1,69 +1,109 @@
-"""Act a testcase out against a running service, and tell every step: `python -m madkv.testing.testcase NUM`."""
+"""Act a testcase out, and tell every step: `python -m madkv.testing.testcase NUM`.
+
+Those of project 1 need a running service; those of projects 2 and 3, in which nodes fail, run clusters of their own.
+"""
 
 import argparse
 import secrets
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from madkv.testing.cases import PROJECT_1
+from madkv.testing.cases import PROJECT_1, Testcase
 from madkv.testing.checkout import origin
+from madkv.testing.cluster import Cluster
+from madkv.testing.cluster_cases import PROJECT_2, PROJECT_3, ClusterTestcase, Stage
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.options import whole, words
 from madkv.testing.scene import NAMES, Scene, SceneBroken
+from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript
 
 RUN_ID_DIGITS = 9
+TESTCASES: Mapping[str, Mapping[int, Testcase | ClusterTestcase]] = {"p1": PROJECT_1, "p2": PROJECT_2, "p3": PROJECT_3}
 
 
 def run(options: argparse.Namespace, out: Transcript) -> bool:
     """Act it out; whether all was as it should be."""
-    testcase = PROJECT_1[options.num]
-    command = [options.just, f"{options.module}::client", options.address]
-    run_id = "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
+    testcase = TESTCASES[options.module][options.num]
     out.say(f"{testcase.title}.")
-    clients = (
-        f"{testcase.clients} clients, {' '.join(NAMES[: testcase.clients])}" if testcase.clients > 1 else "1 client, A"
-    )
-    out.say(f"Service: {options.address}. Clients: {clients}, each started by: {' '.join(command)}")
+    if isinstance(testcase, Testcase):
+        run_id = "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
+        prefix = f"test{options.num}x{run_id}".encode()
+        out.say(f"Service: {options.address}.")
+        return act_out(options, options.address, testcase.clients, lambda scene: testcase.act(scene, prefix), out)
+    with tempfile.TemporaryDirectory(prefix="madkv-testcase-") as root:
+        cluster = Cluster.local(Path(root), testcase.partitions, testcase.rf, testcase.managers)
+        shape = cluster.shape
+        out.say(
+            f"A cluster of its own: {count(len(shape.managers), 'manager')}, {count(shape.partitions, 'partition')},"
+            f" {count(len(shape.servers), 'server')} ({', '.join(map(str, shape.nodes()))})."
+        )
+        with cluster:
+            return act_out(
+                options,
+                cluster.address,
+                testcase.clients,
+                lambda scene: testcase.act(Stage(scene, cluster, out.say)),
+                out,
+            )
+
+
+def act_out(
+    options: argparse.Namespace, address: str, clients: int, act: Callable[[Scene], None], out: Transcript
+) -> bool:
+    """Start the clients and have them act; whether all was as it should be."""
+    command = [options.just, f"{options.module}::client", address]
+    named = f"{count(clients, 'client')}, {', '.join(NAMES[:clients])}"
+    out.say(f"Clients: {named}, started by: {' '.join(command)}")
     out.say(origin())
     out.say("Each line below is a call and, behind the arrow, its answer.")
-    with Fleet(command, testcase.clients) as fleet:
+    with Fleet(command, clients, expected_to_wait=options.module != "p1") as fleet:
         scene = Scene(fleet, out)
         try:
-            testcase.act(scene, f"test{options.num}x{run_id}".encode())
+            act(scene)
             scene.tell("All is done: the clients are told to stop.")
             scene.end()
         except SceneBroken as error:
             out.say(f"  WRONG: {error}")
             scene.failures.append(str(error))
             fleet.stop(grace_seconds=0)
+        except BaseException:
+            fleet.stop(grace_seconds=0)
+            raise
     out.say("")
     if scene.failures:
-        steps = "1 step" if len(scene.failures) == 1 else f"{len(scene.failures)} steps"
-        out.say(f"{steps} went wrong, marked WRONG above.")
+        out.say(f"{count(len(scene.failures), 'step')} went wrong, marked WRONG above.")
     return not scene.failures
+
+
+def count(number: int, what: str) -> str:
+    """So many of them."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the testcase passed."""
     parser = argparse.ArgumentParser(prog="testcase", description=__doc__)
-    parser.add_argument("num", type=whole, choices=PROJECT_1, help="which testcase")
-    parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
+    parser.add_argument("num", type=whole, help="which testcase")
+    parser.add_argument("--module", choices=TESTCASES, default="p1", help="of which project (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
     parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
     parser.add_argument("--log", type=Path, help="write what is printed here, too")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    if options.num not in TESTCASES[options.module]:
+        parser.error(f"{options.module} has testcases 1 to {len(TESTCASES[options.module])}")
     interrupt_on_terminate()
     try:
         with Transcript(options.log) as out:
             try:
                 passed = run(options, out)
             except KeyboardInterrupt:
-                out.say("Interrupted: the clients are stopped.")
+                out.say("Interrupted: whatever it started is stopped.")
                 return 130
-            except OSError as error:
+            except (OSError, ServiceError) as error:
                 out.say(f"WRONG: {error}")
                 passed = False
             out.say(f"Testcase {options.num}: {'PASSED' if passed else 'FAILED'}")

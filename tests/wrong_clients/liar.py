@@ -20,7 +20,8 @@ class Client:
     def ask(self, line: bytes) -> bytes:
         """The true reply."""
         if self._process is None:
-            command = [sys.executable, "-m", "madkv.client", "--server", self._address]
+            option = "--server" if sys.argv[2].startswith("p1::") else "--managers"
+            command = [sys.executable, "-m", "madkv.client", option, self._address]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(line)

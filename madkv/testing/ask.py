@@ -1,0 +1,71 @@
+"""One question to one node, on a socket of its own: how it is, or what the partition map says."""
+
+import json
+import socket
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from madkv.addresses import parse_address
+from madkv.errors import MadKVError, ProtocolError
+from madkv.partitions import PartitionMap
+from madkv.wire import codec
+from madkv.wire.boxes import Box, join_blob, parse_boxes
+
+ASK_SECONDS = 1.0
+"""How long a node may take; one that was stopped takes for ever."""
+READ_BYTES = 1 << 16
+ASKED_AT_ONCE = 64
+
+Status = dict[str, Any]
+
+
+def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
+    """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError."""
+    deadline = time.monotonic() + ASK_SECONDS
+    with socket.create_connection(parse_address(address), ASK_SECONDS) as sock:
+        sock.sendall(codec.request(1, command, fields))
+        boxes: list[Box] = []
+        data = b""
+        while not boxes:
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            piece = sock.recv(READ_BYTES)
+            if not piece:
+                raise ConnectionResetError(f"{address} closed the connection")
+            data += piece
+            parse_boxes(data, boxes)
+    codec.raise_if_error(boxes[0], command)
+    return boxes[0]
+
+
+def _blob(address: str, command: bytes, name: bytes) -> bytes:
+    value = join_blob(ask(address, command), name)
+    if value is None:
+        raise ProtocolError(f"{address}: an answer without {name.decode()!r}")
+    return value
+
+
+def ask_status(address: str) -> Status | None:
+    """How a node says it is; None when it does not answer."""
+    try:
+        status = json.loads(_blob(address, codec.STATUS, b"status"))
+    except (OSError, MadKVError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
+
+
+def ask_statuses(addresses: Iterable[str]) -> list[Status | None]:
+    """The same of many at once."""
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(ask_status, addresses))
+
+
+def ask_map(managers: str) -> PartitionMap | None:
+    """The partition map of the first of these managers that has it; None when none does, or where they are none."""
+    for address in managers.split(","):
+        try:
+            return PartitionMap.decode(_blob(address, codec.GET_MAP, b"map"))
+        except (OSError, MadKVError):
+            continue
+    return None

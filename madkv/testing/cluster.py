@@ -1,0 +1,299 @@
+"""A cluster on this machine: real processes, one for each node, that can be ended, stopped, and started one by one.
+
+Everything lies under one directory: a node's durable files in `<root>/<node>`, what it says in `<root>/<node>.log`, and
+`<root>/cluster.json`, which lets another process take the cluster over (`Cluster.load`).
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+import psutil
+
+from madkv.errors import MadKVError, Rejected
+from madkv.testing.ask import Status, ask, ask_map, ask_statuses
+from madkv.testing.checkout import ROOT
+from madkv.testing.network import Network
+from madkv.testing.node import twistd
+from madkv.testing.service import ServiceError, free_ports
+from madkv.testing.shape import Node, Shape, ShapeError
+from madkv.wire import codec
+from madkv.wire.boxes import field
+
+STATE = "cluster.json"
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 10.0
+"""How long a node may take to end when it is asked to; then it is made to."""
+LOOK_SECONDS = 0.05
+LINES_SHOWN = 8
+
+
+class ClusterError(ServiceError):
+    """The cluster is not as it should be: a node ended, or does not get to work in time."""
+
+
+class Cluster:
+    """The nodes of one shape. In a `with` statement it is started, awaited, and ended."""
+
+    def __init__(self, shape: Shape, root: Path, network: Network | None = None) -> None:
+        """With a `network`, each node is where that has a place for it; else all are on this machine's loopback."""
+        self.shape = shape if network is None else shape.on_hosts(network.host)
+        self.root = root
+        self._network = network
+        self._processes: dict[Node, psutil.Process] = {}
+        """Those that were started and not ended by us, whether they live or not."""
+
+    @classmethod
+    def local(cls, root: Path, partitions: int, rf: int | None, managers: int = 1) -> Self:
+        """A cluster on free ports; without `rf` one of project 2."""
+        ports = free_ports(Shape.ports_needed(partitions, rf, managers))
+        return cls(Shape.local(ports, partitions, rf, managers), root)
+
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """The cluster that was started under `root`. Raises ClusterError when there is none."""
+        try:
+            state = json.loads((root / STATE).read_text())
+            cluster = cls(Shape(**{name: _tuple(value) for name, value in state["shape"].items()}), root)
+            for name, (pid, created) in state["processes"].items():
+                node = cluster.shape.node(name)
+                try:
+                    process = psutil.Process(pid)
+                    if process.create_time() == created:
+                        cluster._processes[node] = process
+                except psutil.NoSuchProcess:
+                    pass
+        except FileNotFoundError:
+            raise ClusterError(f"there is no cluster in {root}") from None
+        except (ValueError, KeyError, TypeError, ShapeError) as error:
+            raise ClusterError(f"{root / STATE} is not what it should be: {error}") from None
+        return cluster
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_all()
+            self.wait_until_serving()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """What clients are given."""
+        return self.shape.client_address
+
+    # --- One node ---------------------------------------------------------------------------------------------------
+
+    def directory(self, node: Node) -> Path:
+        """Where its durable files are."""
+        return self.root / str(node)
+
+    def log(self, node: Node) -> Path:
+        """What it has said, in all its lives."""
+        return self.root / f"{node}.log"
+
+    def is_running(self, node: Node) -> bool:
+        """Whether its process is there; a stopped one is."""
+        process = self._processes.get(node)
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+    def pid(self, node: Node) -> int | None:
+        """Its process; None when it does not run."""
+        return self._processes[node].pid if self.is_running(node) else None
+
+    def process(self, node: Node) -> psutil.Process:
+        """Its process, also when that has ended by itself."""
+        return self._processes[node]
+
+    def start(self, node: Node) -> None:
+        """Start it on its directory, as it is; does not wait."""
+        assert not self.is_running(node), f"{node} runs already"
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.log(node).open("ab") as log:
+            self._processes[node] = psutil.Popen(
+                [
+                    *(self._network.command(node) if self._network else ()),
+                    *twistd(),
+                    *self.shape.command(node, str(self.directory(node).absolute())),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._save()
+
+    def kill(self, *nodes: Node) -> None:
+        """End them at once, by SIGKILL, all at the same time."""
+        self._end(signal.SIGKILL, nodes)
+
+    def terminate(self, *nodes: Node) -> bool:
+        """Ask them to end; whether they did in time. Those that do not are killed."""
+        return self._end(signal.SIGTERM, nodes)
+
+    def pause(self, node: Node) -> None:
+        """Stop it in the middle of whatever it does."""
+        self._processes[node].send_signal(signal.SIGSTOP)
+
+    def resume(self, node: Node) -> None:
+        """Let it go on."""
+        self._processes[node].send_signal(signal.SIGCONT)
+
+    def wipe(self, node: Node) -> None:
+        """Lose its disk."""
+        assert not self.is_running(node)
+        shutil.rmtree(self.directory(node), ignore_errors=True)
+
+    def replace_disk(self, node: Node) -> str | None:
+        """Tell the managers that its disk is lost for good; None when they have noted it, else why not."""
+        why = "no manager answers"
+        for manager in self.shape.nodes("m"):
+            try:
+                ask(self.shape.address(manager), codec.REPLACE_DISK, field(b"node", str(node).encode()))
+            except Rejected as error:
+                return str(error)
+            except (OSError, MadKVError) as error:
+                why = f"{manager}: {error}"
+            else:
+                return None
+        return why
+
+    def last_words(self, node: Node) -> str:
+        """The last lines of its log."""
+        try:
+            lines = self.log(node).read_text(errors="backslashreplace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(f"  {node}: {line}" for line in lines[-LINES_SHOWN:])
+
+    # --- All of them ------------------------------------------------------------------------------------------------
+
+    def start_all(self) -> None:
+        """Start whatever does not run."""
+        for node in self.shape.nodes():
+            if not self.is_running(node):
+                self.start(node)
+
+    def stop(self) -> bool:
+        """Ask all to end, then make them; whether all ended in good order."""
+        return self.terminate(*list(self._processes))
+
+    def fallen(self) -> list[Node]:
+        """Those that ended although nobody here ended them."""
+        return [node for node in self._processes if not self.is_running(node)]
+
+    def check(self, when: str) -> None:
+        """Raises ClusterError when a node has ended by itself."""
+        if fallen := self.fallen():
+            words = "\n".join(map(self.last_words, fallen))
+            raise ClusterError(f"{listed(fallen)} ended {when}:\n{words}")
+
+    def said(self) -> str:
+        """The last lines of all logs."""
+        return "\n".join(filter(None, map(self.last_words, self.shape.nodes())))
+
+    def statuses(self, nodes: Iterable[Node] | None = None) -> dict[Node, Status | None]:
+        """How each is, as it says itself; None for those that do not answer."""
+        every = self.shape.nodes() if nodes is None else list(nodes)
+        return dict(zip(every, ask_statuses(map(self.shape.address, every)), strict=True))
+
+    def leader(self, group: str) -> Node | None:
+        """The leader of a group, as far as its members say."""
+        return leader_of(self.statuses(self.shape.nodes(group)))
+
+    def wait_until(self, holds: Callable[[], bool], what: str, seconds: float = START_SECONDS_MAX) -> None:
+        """Wait for something. Raises ClusterError when it takes too long, or a node has ended meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            self.check(f"while {what} was awaited")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{what}: not within {seconds:.0f} s; the nodes said:\n{self.said()}")
+            time.sleep(LOOK_SECONDS)
+
+    def wait_until_serving(self, seconds: float = START_SECONDS_MAX) -> None:
+        """Wait until each group has a leader that owns its keys, and a manager has the map."""
+        self.wait_until(
+            lambda: self._each_group_serves() and ask_map(self.address) is not None, "the whole cluster", seconds
+        )
+
+    def wait_until_caught_up(self, *nodes: Node, seconds: float = START_SECONDS_MAX) -> None:
+        """Wait until these have a vote, and have applied all that their leaders have committed by now or later."""
+        self.wait_until(lambda: self.have_caught_up(*nodes), f"the catching up of {listed(nodes)}", seconds)
+
+    def have_caught_up(self, *nodes: Node) -> bool:
+        """Whether these have a vote, and have applied all that their leaders have committed."""
+        return all(map(self._has_caught_up, nodes))
+
+    def _each_group_serves(self) -> bool:
+        statuses = self.statuses(self._processes)
+        for group in self.shape.groups:
+            leader = leader_of({node: status for node, status in statuses.items() if node.group == group})
+            if leader is None or (leader.partition is not None and not (statuses[leader] or {}).get("epoch")):
+                return False
+        return True
+
+    def _has_caught_up(self, node: Node) -> bool:
+        statuses = self.statuses(self.shape.nodes(node.group))
+        leader, mine = leader_of(statuses), statuses[node]
+        theirs = None if leader is None else statuses[leader]
+        if mine is None or theirs is None:
+            return False
+        if mine.get("member") not in theirs["voters"]:
+            return False  # on a disk that has come in the place of another, it counts for nothing yet
+        return mine.get("applied", -1) >= theirs["commit"] and mine.get("term") == theirs["term"]
+
+    def _end(self, number: signal.Signals, nodes: Iterable[Node]) -> bool:
+        ending = [(node, self._processes.pop(node)) for node in nodes if node in self._processes]
+        for with_signal in (number, signal.SIGCONT):  # the second wakes one that was stopped, so that it can end
+            for _, process in ending:
+                try:
+                    process.send_signal(with_signal)
+                except psutil.NoSuchProcess:
+                    pass
+        _, alive = psutil.wait_procs([process for _, process in ending], STOP_SECONDS_MAX)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, STOP_SECONDS_MAX)
+        if ending:
+            self._save()
+        return not alive
+
+    def _save(self) -> None:
+        processes = {}
+        for node, process in self._processes.items():
+            try:
+                processes[str(node)] = (process.pid, process.create_time())
+            except psutil.NoSuchProcess:
+                continue
+        scratch = self.root / f"{STATE}.new"
+        scratch.write_text(json.dumps({"shape": attrs.asdict(self.shape), "processes": processes}, indent=2) + "\n")
+        scratch.replace(self.root / STATE)
+
+
+def leader_of(statuses: dict[Node, Status | None]) -> Node | None:
+    """Of a group's statuses: who leads it. One that was cut off may still think so, in an earlier term."""
+    leaders = [(status["term"], node) for node, status in statuses.items() if status and status.get("role") == "leader"]
+    return max(leaders)[1] if leaders else None
+
+
+def listed(nodes: Iterable[Node]) -> str:
+    """Nodes for people."""
+    return ", ".join(map(str, nodes))
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
