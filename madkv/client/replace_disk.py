@@ -5,7 +5,7 @@ import sys
 import time
 
 from madkv.addresses import Address, parse_addresses, show_address
-from madkv.errors import MadKVError, NotLeader, ProtocolError, Refused
+from madkv.errors import InternalError, Interrupted, MadKVError, NotLeader, ProtocolError, Refused
 from madkv.limits import CONNECT_SECONDS_MAX, TRY_SECONDS_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import Box, field, parse_boxes
@@ -71,7 +71,7 @@ def _ask(address: Address, node: str) -> None:
             raise ProtocolError(f"{show_address(address)} is a server; --managers is for the managers' addresses")
         try:
             _exchange(connection, 2, codec.REPLACE_DISK, field(b"node", node.encode(errors="surrogateescape")))
-        except OSError as error:
+        except (OSError, Interrupted, InternalError, ProtocolError) as error:
             raise _AnswerLost(str(error)) from None
 
 

@@ -135,7 +135,6 @@ class ReplicaHost:
             "group": self.group,
             "replica": self.member.replica,
             "disk": self.member.disk.hex(),
-            "member": str(self.member),
             "role": core.role.value,
             "term": core.term,
             "leader": None if core.leader is None else core.leader.replica,

@@ -231,11 +231,14 @@ class Cluster:
         )
 
     def wait_until_caught_up(self, *nodes: Node, seconds: float = START_SECONDS_MAX) -> None:
-        """Wait until these have a vote, and have applied all that their leaders have committed by now or later."""
+        """Wait until these have applied all that their leaders have committed by now or later, and all have votes.
+
+        One on a new disk gets its vote only then; before, the others of its group cannot be done without.
+        """
         self.wait_until(lambda: self.have_caught_up(*nodes), f"the catching up of {listed(nodes)}", seconds)
 
     def have_caught_up(self, *nodes: Node) -> bool:
-        """Whether these have a vote, and have applied all that their leaders have committed."""
+        """Whether these have applied all that their leaders have committed."""
         return all(map(self._has_caught_up, nodes))
 
     def _each_group_serves(self) -> bool:
@@ -252,9 +255,8 @@ class Cluster:
         theirs = None if leader is None else statuses[leader]
         if mine is None or theirs is None:
             return False
-        if mine.get("member") not in theirs["voters"]:
-            return False  # on a disk that has come in the place of another, it counts for nothing yet
-        return mine.get("applied", -1) >= theirs["commit"] and mine.get("term") == theirs["term"]
+        all_vote = all(len(each.get("voters", ())) == len(statuses) for each in (mine, theirs))
+        return all_vote and mine.get("applied", -1) >= theirs["commit"] and mine.get("term") == theirs["term"]
 
     def _end(self, number: signal.Signals, nodes: Iterable[Node]) -> bool:
         ending = [(node, self._processes.pop(node)) for node in nodes if node in self._processes]

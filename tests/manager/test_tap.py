@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
-from madkv.errors import MadKVError
+from madkv.errors import InternalError, Interrupted, MadKVError
 from madkv.manager.tap import Options
 from madkv.partitions import PartitionMap
 from madkv.settings import Settings
@@ -256,7 +256,7 @@ def test_three_managers_from_first_boot_to_a_lost_disk(tmp_path: Path, stack: Ex
     # The leader dies; the others go on.
     dead = cluster.leader()
     cluster.kill(dead)
-    map_box = cluster.call(cluster.leader(), codec.GET_MAP)
+    map_box = until(lambda: cluster.call(cluster.leader(), codec.GET_MAP))  # it may have to hear first what it holds
     # It comes back without its disk: that is not enough.
     shutil.rmtree(cluster.backer(dead))
     blank = cluster.start(dead)
@@ -279,7 +279,7 @@ def test_three_managers_from_first_boot_to_a_lost_disk(tmp_path: Path, stack: Ex
     until(is_in)
     # It counts: with it and one other there is a majority.
     cluster.kill(next(replica for replica in range(3) if replica != dead))
-    assert cluster.call(cluster.leader(), codec.GET_MAP)[b"map"] == map_box[b"map"]
+    assert until(lambda: cluster.call(cluster.leader(), codec.GET_MAP))[b"map"] == map_box[b"map"]
     for process in cluster.processes.values():
         if process.is_running:
             assert process.stop() == 0
@@ -399,8 +399,12 @@ def test_replacing_needs_a_manager(tmp_path: Path, stack: ExitStack, server: Any
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"madkv replace-disk: {line}\n")
 
 
-def test_an_answer_that_is_lost_is_not_asked_for_again() -> None:
-    """Asked again, the managers might give up the disk that has come by then."""
+@pytest.mark.parametrize("error", [None, Interrupted("the leadership was lost"), InternalError("the manager failed")])
+def test_an_answer_that_is_lost_is_not_asked_for_again(error: MadKVError | None) -> None:
+    """Asked again, the managers might give up the disk that has come by then. An answer may also say that it is lost.
+
+    A manager that leads proposes to give the disk up, and loses the leadership: the next leader may commit that.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         command = [sys.executable, "-m", "madkv.cli", "replace-disk", "s0.1", "--managers", address]
@@ -412,6 +416,8 @@ def test_an_answer_that_is_lost_is_not_asked_for_again() -> None:
                 fields = codec.integer(b"version", codec.PROTOCOL_VERSION) + b"\0\4role\0\7manager"
                 connection.sendall(codec.answer(b"1", fields))
                 assert codec.REPLACE_DISK in connection.recv(1 << 16)
+                if error is not None:
+                    connection.sendall(codec.answer_error(b"2", error))
             assert process.wait() == 2
             assert "whether the disk was given up is not known" in process.output
             listening.settimeout(0)

@@ -341,4 +341,89 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "storage/index.py",
         [("        self._sizes.append(last_index, size + len(entries) * ENTRY_OVERHEAD_BYTES)\n", "")],
     ),
+    # Mistakes in what makes a cluster of groups.
+    (
+        "first configuration fixed anew",
+        "manager/placement.py",
+        [("if partition not in self.firsts and len(", "if len(")],
+    ),
+    (
+        "a blank disk begins with the members wanted",
+        "server/clustered.py",
+        [("                self._start_replica(place.first)\n", "                self._start_replica(place.wanted)\n")],
+    ),
+    (
+        "a server starts only once a manager has answered",
+        "server/clustered.py",
+        [
+            ("        if not directory.is_new:\n            self._start_replica(NOBODY)\n", ""),
+            (
+                "            if directory.is_new and place.first is not None:\n                directory.join(place.cluster)\n",
+                "            if self._host is None and place.first is not None:\n                directory.join(place.cluster)\n",
+            ),
+        ],
+    ),
+    (
+        "a replica that is gone is asked again and again",
+        "client/router.py",
+        [
+            ("        following = (replica + 1) % count\n", "        following = replica\n"),
+            ("        while replica in self._tried:\n", "        while False:\n"),
+            ("all_tried = len(self._tried) >= count", "all_tried = True"),
+        ],
+    ),
+    (
+        "a page begins with the last key of the one before",
+        "server/service.py",
+        [('else cursor + b"\\0"', "else cursor")],
+    ),
+    (
+        "one session for all partitions",
+        "client/api.py",
+        [
+            (
+                "        partition = self._partitions.get(group)\n        if",
+                "        group = 0\n        partition = self._partitions.get(group)\n        if",
+            )
+        ],
+    ),
+    (
+        "both disks of a slot have votes",
+        "raft/replacement.py",
+        [
+            (
+                "        if any(voter.replica == new.replica for voter in voters):\n            continue",
+                "        if False:\n            continue",
+            ),
+            ("    for gone in sorted(voters):\n        if gone", "    for gone in ():\n        if gone"),
+        ],
+    ),
+    (
+        "a partition owns its neighbour's ranges",
+        "manager/placement.py",
+        [("strict=True) if owner == partition\n", "strict=True) if owner in (partition, partition - 1)\n")],
+    ),
+    (
+        "a registration acknowledged before it is committed",
+        "manager/registrar.py",
+        [
+            (
+                "            await self._propose(operation)\n\n",
+                "            self._replica.propose(operation, lambda outcome: None)\n            self._machine._take(partition, operation.replica, judged)\n\n",
+            )
+        ],
+    ),
+    (
+        "a group that owns nothing yet takes everything",
+        "server/clustered.py",
+        [
+            ("first_ownership=NOTHING", "first_ownership=EVERYTHING"),
+            ("import NOTHING, Ownership", "import EVERYTHING, NOTHING, Ownership"),
+        ],
+    ),
+    (
+        "managers decide once they have heard from all",
+        "manager/introduction.py",
+        [(" and all(answer.seen == seen for answer in self._heard.values()):", ":")],
+    ),
 ]

@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from madkv.testing.sim.__main__ import attempt
+from madkv.testing.sim.__main__ import attempt, be_silent
 from madkv.testing.sim.storm import Outcome
 
 SEED_SECONDS_MAX = 60
@@ -20,6 +20,7 @@ def _ring(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """The command; its exit status."""
+    be_silent()
     signal.signal(signal.SIGALRM, _ring)
     for seed in range(int(sys.argv[1]), int(sys.argv[2])):
         signal.alarm(SEED_SECONDS_MAX)

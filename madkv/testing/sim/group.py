@@ -54,7 +54,7 @@ class Machine:
         """Start the replica on what is on the disk."""
         assert self.replica is None
         group, world = self.group, self.group.world
-        storage = self._storage = TwinStorage(self.platter, group.first_configuration)
+        storage = TwinStorage(self.platter, group.first_configuration)
         self.pairs = AppliedPairs(storage)
         clock: Any = self.clock  # As much of IReactorTime as a replica uses.
         replica = Replica(
@@ -68,7 +68,7 @@ class Machine:
         """Watch a replica from now on."""
         replica.log = _Strict()  # type: ignore[assignment]
         self._watch(replica, storage)
-        self.replica = replica
+        self.replica, self._storage = replica, storage
         self._seen, self._role = Seen.of(replica.core), Role.FOLLOWER
         self._committed = replica.core.commit_index
 

@@ -49,6 +49,8 @@ class Node(Machine):
         self.is_new = True
         self.cluster = ""
         """The id of the cluster that its directory belongs to."""
+        self.first: Configuration | None = None
+        """How its group began, by the store on its disk."""
         self.reactor: Reactor | None = None
         self.process: Any = None
         self.is_ending = False
@@ -127,7 +129,7 @@ class Node(Machine):
         assert self.reactor is None
         self.platter = TwinDisk()
         self.member = self._member_on(generation)
-        self.is_new, self.cluster = True, ""
+        self.is_new, self.cluster, self.first = True, "", None
 
     def state(self) -> tuple[Any, ...]:
         """All of the replicated state."""
@@ -205,7 +207,7 @@ class SimulatedHost(ReplicaHost):
         """Those of this machine."""
         node = self._node
         if directory.is_new:
-            node.group.begins_with(first)
+            node.group.begins(node, first)
         storage = TwinStorage(node.platter, first)
         directory.made()
         group = node.group
@@ -290,7 +292,7 @@ class NodeGroup(Group):
         self.graves: list[Any] = []
         """Processes of this simulation: nothing of them may be collected while it goes on, and do what that does."""
         self.first: Configuration | None = None
-        """How the group began, by whoever opened a store first."""
+        """How the group began, by whoever opened a store last."""
         self._disks: dict[tuple[int, int], list[bytes]] = {}
         self._firsts: dict[int, Configuration] = {}
         self._furthest = 0
@@ -338,10 +340,18 @@ class NodeGroup(Group):
                     assert len(numbers) == len(set(numbers)), f"two disks of one slot of {self.name} have votes"
             super().check()
 
-    def begins_with(self, first: Configuration) -> None:
-        """A store of the group is made, on that configuration."""
-        assert self.first is None or self.first == first, f"{self.name} began with {self.first}, and with {first}"
-        self.first = first
+    def begins(self, node: Node, first: Configuration) -> None:
+        """A store of the group is made, on that configuration. All stores that there are began with the same.
+
+        A manager that is the first to decide, and loses its disk before any other has decided, may have had another
+        one for itself: nobody has heard a word of Raft from it.
+        """
+        known = {each.first for each in self.nodes if each.first is not None}
+        if not self.is_managers and self.first is not None:
+            known.add(self.first)
+        if known - {first}:
+            self.broken.append(AssertionError(f"{self.name} began with {known}, and {node} with {first}"))
+        self.first = node.first = first
 
     def applied(self, index: int, time_ms: int, operation: Operation, outcome: Outcome, by: Member) -> None:
         """As Group has it; and when an entry is applied for the first time, what must hold of what stands then."""

@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.python.failure import Failure
 
 from madkv.addresses import Address
-from madkv.errors import NotLeader, ProtocolError, Refused, Rejected
+from madkv.errors import Interrupted, NotLeader, ProtocolError, Refused, Rejected
 from madkv.limits import CONNECT_SECONDS_MAX
 from madkv.manager.placement import ClusterMachine, Slot
 from madkv.testing.sim.nodes import Node, NodeGroup
@@ -63,7 +63,7 @@ class Operator:
                     await self._ask(self._addresses[at], str(node))
                     self._world.note("disk given up", lambda: str(node))
                     break
-                except _AnswerLost:
+                except (_AnswerLost, Interrupted):
                     self._world.note("answer lost", lambda: f"to replace-disk {node}")
                     await task.deferLater(self._reactor, UNKNOWN_SECONDS)
                 except Rejected as error:
