@@ -159,17 +159,23 @@ class Cluster:
         shutil.rmtree(self.directory(node), ignore_errors=True)
 
     def replace_disk(self, node: Node) -> str | None:
-        """Tell the managers that its disk is lost for good; None when they have noted it, else why not."""
+        """Tell the managers that its disk is lost for good; None when they have noted it, else why not.
+
+        The node must be down: then asking again, when an answer was lost, gives up no disk that has come meanwhile.
+        """
         why = "no manager answers"
-        for manager in self.shape.nodes("m"):
-            try:
-                ask(self.shape.address(manager), codec.REPLACE_DISK, field(b"node", str(node).encode()))
-            except Rejected as error:
-                return str(error)
-            except (OSError, MadKVError) as error:
-                why = f"{manager}: {error}"
-            else:
-                return None
+        ends = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < ends:  # the one that leads may be the one that was lost
+            for manager in self.shape.nodes("m"):
+                try:
+                    ask(self.shape.address(manager), codec.REPLACE_DISK, field(b"node", str(node).encode()))
+                except Rejected as error:
+                    return str(error)
+                except (OSError, MadKVError) as error:
+                    why = f"{manager}: {error}"
+                else:
+                    return None
+            time.sleep(LOOK_SECONDS)
         return why
 
     def last_words(self, node: Node) -> str:

@@ -169,10 +169,6 @@ class GroupFaults(Faults):
         """If that can be borne now."""
         self._wipe_a_disk()
 
-    def mend(self) -> None:
-        """All connections."""
-        self._mend_network()
-
     def crash_all(self) -> None:
         """At once."""
         self._crash_all()
@@ -248,11 +244,9 @@ class ClusterStorm:
             world.later(world.chance.uniform(0, 3), strand.go_on)
         world.later(world.chance.choice((0.5, 3.0, 6.0)), self._next_fault)
         if world.chance.random() < ROUGH_BEGINNING_CHANCE:
-            # Groups that begin hear of one another piece by piece, and of a disk that is gone by then.
-            self._cut_hosts()
             faults = world.chance.choice((self.faults[0], self.faults[0], self.faults[-1]))
-            world.later(world.chance.uniform(0.5, 3), faults.lose_a_disk)
-            world.later(world.chance.uniform(2, 6), faults.mend)
+            world.later(world.chance.uniform(0.3, 3), faults.lose_a_disk)
+            self._begin_roughly(world.chance.uniform(2, 6))
         self._until(self._is_storm_over, 100 * STORM_SECONDS, lambda: "the storm does not end")
         self._heal()
         for strand in self.strands:
@@ -379,6 +373,15 @@ class ClusterStorm:
             )[0]
             fault()
         self.world.later(chance.choice((0.05, 0.2, 0.6, 1.5)), self._next_fault)
+
+    def _begin_roughly(self, ends: float) -> None:
+        """Those of a group that begins hear of one another piece by piece, and of a disk that is gone by then."""
+        chance, group = self.world.chance, self.managers if self.world.chance.random() < 0.8 else self.partitions[0]
+        self.internet.cut.clear()
+        if self.world.now < ends:
+            pairs = combinations([node.host for node in group.nodes], 2)
+            self.internet.cut |= {frozenset(pair) for pair in pairs if chance.random() < 0.5}
+            self.world.later(chance.uniform(0.05, 0.5), self._begin_roughly, ends)
 
     def _struck(self, kind: str, text: str) -> None:
         self._count += 1
