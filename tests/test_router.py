@@ -209,8 +209,18 @@ class HelloTests(SynchronousTestCase):
         cluster = router_of_a_cluster()
         self.assertEqual(Router("s:1", None).check_hello(0, 0, self.hello(b"solo")), b"life")
         for known in (b"c0ffee", b""):
-            cluster.check_hello(0, 0, self.hello(b"server", cluster=known))
             cluster.check_hello(MANAGERS, 0, self.hello(b"manager", cluster=known))
+        for node in (b"s0", b"s0.0"):
+            cluster.check_hello(0, 0, self.hello(b"server", node, b"c0ffee"))
+
+    def test_a_server_that_knows_no_cluster_yet_may_become_one_of_another(self) -> None:
+        hello = self.hello(b"server", b"s0.0")
+        self.assertRaises(ProtocolError, router_of_a_cluster().check_hello, 0, 0, hello)
+
+    def test_another_server_of_the_same_cluster(self) -> None:
+        for node in (b"s0.1", b"s1.0", b"s1"):
+            hello = self.hello(b"server", node, b"c0ffee")
+            self.assertRaises(Rejected, router_of_a_cluster().check_hello, 0, 0, hello)
 
     def test_a_server_from_before_there_were_roles(self) -> None:
         fields = codec.integer(b"version", codec.PROTOCOL_VERSION) + field(b"boot", b"life")

@@ -125,7 +125,8 @@ class Router:
     def check_hello(self, group: int, replica: int, hello: Box) -> bytes:
         """Look at how a replica answered the handshake; its boot id.
 
-        Raises Rejected when it is something else than what was expected there; VersionMismatch; ProtocolError.
+        Raises Rejected when it is something else than what was expected there; VersionMismatch; ProtocolError, also
+        when it does not know its cluster yet.
         """
         boot = codec.take_boot(hello)
         role, node, cluster = (
@@ -147,6 +148,11 @@ class Router:
         elif role != "server":
             what = f"manager {node}" if is_manager else "a server without managers"
             raise Rejected(f"{where} is {what}; the managers take it for a server of partition {group}")
+        elif not cluster:
+            # On this connection it might become a server of another cluster, and take up calls meant for this one.
+            raise ProtocolError(f"{node} is starting")
+        elif node not in (f"s{group}.{replica}", f"s{group}"):
+            raise Rejected(f"{where} is {node}; the managers take it for s{group}.{replica}: see their --servers")
         if self.map is not None and cluster and cluster != self.map.cluster:
             raise Rejected(f"{where} is {node} of cluster {cluster}; the managers are of {self.map.cluster}")
         return boot

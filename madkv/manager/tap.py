@@ -196,9 +196,9 @@ class ManagerService(Process):
         self._introduction = None
         try:
             self._directory.join(cluster_id(first))
-        except MadKVError as error:
+            self._start_replica(first)
+        except Exception as error:  # also one that is no MadKVError: a manager without its replica is of no use
             self.fail(error)
-        self._start_replica(first)
 
     def _refused(self, why: str) -> None:
         self.fail(Rejected(why))

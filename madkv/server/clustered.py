@@ -128,7 +128,7 @@ class ClusteredServer(Process):
             shape.managers,
             shape.claim(directory.identity.disk),
             directory.identity.cluster,
-            lambda: self._host is not None and self._host.replica.core.is_voter,
+            self._has_vote,
             self._accepted,
             self._rejected,
         )
@@ -181,10 +181,15 @@ class ClusteredServer(Process):
             if directory.is_new and place.first is not None:
                 directory.join(place.cluster)
                 self._start_replica(place.first)
-        except MadKVError as error:
+        except Exception as error:  # also one that is no MadKVError: a server without its replica is of no use
             self.fail(error)
         self._is_known = True
         self._see_to_the_group()
+
+    def _has_vote(self) -> bool:
+        """Whether this disk counts in its group, by a configuration that is committed."""
+        core = None if self._host is None else self._host.replica.core
+        return core is not None and core.is_voter and core.commit_index >= core.last_configuration_index
 
     def _rejected(self, why: str) -> None:
         if not self._is_known:
@@ -192,15 +197,25 @@ class ClusteredServer(Process):
 
     def _leadership_changed(self) -> None:
         # Not within the step in which the leadership changed.
-        self.reactor.callLater(0, self._see_to_the_group)
+        self.reactor.callLater(0, self._see_to_ownership)
+
+    def _see_to_ownership(self) -> None:
+        """As the leader: have it in the log what the group owns. An older answer does no harm: epochs only grow."""
+        host, place = self._host, self._place
+        if host is not None and place is not None and host.leads and place.ownership.epoch > self._owned().epoch:
+            host.replica.propose(Own(place.ownership), lambda outcome: None)
 
     def _see_to_the_group(self) -> None:
-        """As the leader: bring what the group owns, and who is in it, nearer to what the managers say."""
+        """As the leader: bring what the group owns, and who is in it, nearer to what the managers say just now.
+
+        Not by an older answer, such as the last one that a follower had: it may name a disk that was given up since.
+        """
+        assert self._registration is not None
+        self._registration.hurry = False
+        self._see_to_ownership()
         host, place = self._host, self._place
         if host is None or place is None or not host.leads:
             return
-        if place.ownership.epoch > self._owned().epoch:
-            host.replica.propose(Own(place.ownership), lambda outcome: None)
         core = host.replica.core
         step = next_step(
             core.configuration,
@@ -209,8 +224,7 @@ class ClusteredServer(Process):
         )
         if step is not None:
             host.replica.change_members(step)
-        assert self._registration is not None
-        self._registration.hurry = step is not None
+            self._registration.hurry = True
 
     # --- What is asked of it ------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,10 @@ class Process(Service):
         """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
 
         def asked_to_end(*_: object) -> None:
+            # The reactor waits for its threads at the end, and one may hang with a disk, or with the look-up of a name.
+            last_resort = threading.Timer(STOP_SECONDS_MAX + 0.5, os._exit, [0])
+            last_resort.daemon = True
+            last_resort.start()
             self.reactor.callFromThread(self._end)
 
         signal.signal(signal.SIGTERM, asked_to_end)

@@ -133,7 +133,13 @@ class Registration:
 
     async def _run(self) -> None:
         while True:
-            pause = await self._register()
+            try:
+                pause = await self._register()
+            except (CancelledError, GeneratorExit):
+                raise
+            except Exception:  # a bug, and not the end of it: this server would never hear of its managers again
+                self.log.failure("registering failed in a way that was not foreseen")
+                pause = AGAIN_SECONDS
             await task.deferLater(self._reactor, RETRY_SECONDS if pause and self.hurry else pause)
 
     async def _register(self) -> float:
@@ -143,9 +149,13 @@ class Registration:
             called = connection.call(codec.REGISTER, self._claim.fields(self.cluster, self._has_vote()))
             place = Place.read(await called.addTimeout(CALL_SECONDS_MAX, self._reactor))
         except NotLeader as refusal:
-            await self._go_to((self._at + 1) if refusal.leader is None else refusal.leader)
             self._failed_in_a_row += 1
-            return 0.0 if refusal.leader is not None and self._failed_in_a_row < len(self._managers) else RETRY_SECONDS
+            self._say(f"looking for the manager that leads: {refusal}")
+            leader, count = refusal.leader, len(self._managers)
+            # Hints are numbers of managers, and this list may have another order, or lack some: not for ever by hints.
+            is_hint = leader is not None and leader < count and leader != self._at and self._failed_in_a_row <= count
+            await self._go_to(leader if leader is not None and is_hint else self._at + 1)
+            return 0.0 if self._failed_in_a_row % count else RETRY_SECONDS
         except (Rejected, InvalidArgument, VersionMismatch) as refusal:
             self._say(f"the manager at {show_address(self._address)} refuses this server: {refusal}")
             self._rejected(str(refusal))
@@ -159,7 +169,8 @@ class Registration:
         except error.ConnectingCancelledError:
             raise CancelledError from None
         self._failed_in_a_row = 0
-        self.cluster = place.cluster
+        if place.first is not None:
+            self.cluster = place.cluster  # Before, nothing binds it to these managers.
         if place.first is None:
             self._say("registered; waiting until every replica of the group has registered")
         elif self._said:
@@ -184,7 +195,7 @@ class Registration:
         connection = self._connection = connected
         assert connection is not None
         hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-        role, node = hello.get(b"role", b"server").decode(), hello.get(b"node", b"?").decode()
+        role, node = (hello.get(name, b"?").decode(errors="backslashreplace") for name in (b"role", b"node"))
         if role != "manager":
             what = "a server without managers" if role == "solo" else f"server {node}"
             raise Rejected(
