@@ -33,13 +33,14 @@ MUST_HAPPEN = (
         "disk given up",
         "cluster: retries",
     ),
-    *("cluster: UnknownSession", "cluster: Vacate", "cluster: FillManager"),
+    *("cluster: UnknownSession", "cluster: Vacate", "cluster: FillManager", "cluster: WrongPartition"),
+    *("ended by itself", "stopped"),
     *("disk wiped", "disk replaced", "truncations", "snapshots sent", "snapshots installed", "retries"),
     *("commits lost", "commits done, not told", "messages lost", "messages repeated", "sessions lost"),
     *("outcomes unknown", "cut off while it is streamed to", "Busy", "Interrupted", "NotLeader", "WrongPartition"),
 )
 """What a long run must have seen at least once: otherwise it has tested less than it says."""
-RARE = ("answer lost", "cluster: Register refused")
+RARE = ("answer lost",)
 """The same for a very long one."""
 
 
