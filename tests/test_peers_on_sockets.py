@@ -105,7 +105,7 @@ async def until(holds: Callable[[], bool]) -> None:
     deadline = network.seconds() + 30
     while not holds():
         assert network.seconds() < deadline
-        await deferLater(network, 0.001)
+        await deferLater(network, 0.001)  # between two looks
 
 
 def append(sender: int, to: int, payloads: list[bytes]) -> Append:

@@ -61,7 +61,7 @@ class Worker:
         while self.calls < enough:
             assert not self._wrong, self._wrong
             assert time.monotonic() < deadline, "no call is answered"
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks; the deadline is above
 
     def __enter__(self) -> "Worker":
         self._thread.start()
@@ -144,7 +144,7 @@ def end_in_time(cluster: Cluster, *nodes: Node, meanwhile: Callable[[], None] = 
 def stands_still(worker: Worker) -> bool:
     """Whether it gets no answer for a while that is longer than most calls."""
     made = worker.calls
-    time.sleep(0.3)
+    time.sleep(0.3)  # that nothing happens can only be seen by waiting; a caller looks until it is so
     return worker.calls == made
 
 

@@ -219,7 +219,7 @@ def until(found: Callable[[], Any]) -> Any:
         except (OSError, MadKVError) as error:
             problem = error
         assert time.monotonic() < ends, problem
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks; the deadline is above
 
 
 @pytest.fixture
