@@ -28,9 +28,11 @@ def parse_addresses(text: str) -> list[Address]:
     Raises InvalidArgument.
     """
     addresses = [parse_address(part) for part in text.split(",")]
-    for number, address in enumerate(addresses):
-        if address in addresses[:number]:
+    seen: set[Address] = set()
+    for address in addresses:
+        if address in seen:
             raise InvalidArgument(f"{show_address(address)} comes twice")
+        seen.add(address)
     return addresses
 
 

@@ -13,6 +13,7 @@ from madkv.limits import CLIENT_ID_BYTES
 from madkv.raft.configuration import DISK_ID_BYTES, Configuration
 from madkv.ranges import Ownership
 from madkv.settings import Settings
+from madkv.values import value_class
 
 
 class WriteKind(IntEnum):
@@ -23,7 +24,7 @@ class WriteKind(IntEnum):
     DELETE = 3
 
 
-@attrs.frozen
+@value_class
 class Write:
     """Put, Swap or Delete of one key.
 

@@ -33,12 +33,13 @@ from madkv.session_rows import (
     session_key,
     split_key,
 )
+from madkv.values import value_class
 
 RECORD_OVERHEAD_BYTES = 200
 """About what one record costs in memory beside its key and its answer."""
 
 
-@attrs.frozen
+@value_class
 class Record:
     """The answer of a call that was executed, with its key: a range that moves takes its records along."""
 

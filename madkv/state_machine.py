@@ -52,7 +52,8 @@ class StateMachine:
         `time_ms` is the group's time by its proposer's clock; session life is counted in it and in nothing else. A new
         leader may not have seen how late it is, and say an earlier time.
         """
-        self.skip(index)
+        assert index == self.last_applied + 1, f"entry {index} does not follow {self.last_applied}"
+        self.last_applied = index
         if time_ms > self.time_ms:
             self.time_ms = time_ms
             self._sessions.expire(time_ms)
@@ -115,8 +116,7 @@ class StateMachine:
 
     def _write(self, write: Write) -> Outcome:
         # The key's place first: a refusal for that leaves no record, so that the group that owns it may execute it.
-        refusal = self.misplaced(write.key)
-        if refusal is not None:
+        if self.ownership is not EVERYTHING and (refusal := self.misplaced(write.key)) is not None:
             return refusal
         if write.session == 0:
             return self._execute(write)

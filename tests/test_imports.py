@@ -32,6 +32,7 @@ class Room(NamedTuple):
 PURE = (
     *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
     *("madkv.partitions", "madkv.ranges", "madkv.session_rows", "madkv.settings", "madkv.state_machine"),
+    "madkv.values",
     "madkv.raft.configuration",
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)

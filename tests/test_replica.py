@@ -345,6 +345,23 @@ class ReadTest(ReplicaTestCase):
         group.tick()
         self.assertEqual(values, [b"4"])
 
+    def test_the_only_voter_answers_at_once_what_is_applied(self) -> None:
+        group = self.make(1, applied_per_slice=1)
+        machine = group.machines[0]
+        self.assertEqual(machine.read(b"k"), [None])
+        for number in range(3):
+            machine.propose(put(b"k", b"%d" % number))
+        applied = machine.replica._apply_some
+        self.patch(machine.replica, "_apply_some", lambda: None)
+        group.settle()
+        self.assertEqual(machine.replica.core.commit_index, 4)
+        values = machine.read(b"k")
+        group.settle()
+        self.assertEqual(values, [])
+        self.patch(machine.replica, "_apply_some", applied)
+        group.tick()
+        self.assertEqual((values, machine.read(b"k")), ([b"2"], [b"2"]))
+
     def test_it_is_refused_when_the_leadership_is_lost(self) -> None:
         group = self.make(3)
         leader = group.elect(0)
@@ -403,9 +420,9 @@ class StopTest(ReplicaTestCase):
         machine.replica.propose(put(b"a", b"1"), first)
         machine.replica.propose(put(b"b", b"1"), lambda outcome: told.append(("second", outcome)))
         group.settle()
-        machine.replica.read(b"a", lambda pairs: told.append(("read", pairs)))
         applied = machine.replica.state_machine.last_applied
         machine.disk.go_on()
+        machine.replica.read(b"a", lambda pairs: told.append(("read", pairs)))
         group.tick()
         self.assertEqual(sorted(name for name, _ in told), ["first", "read", "second"])
         for name, outcome in told:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import Busy, InvalidArgument, MadKVError, Rejected
+from madkv.limits import REPLICAS_MAX
 from madkv.manager.introduction import Introduced, Introducing, name_of
 from madkv.manager.placement import ClusterMachine, Slot, parse_node
 from madkv.operations import FillManager, Operation, Outcome, Register, Vacate
@@ -46,6 +47,8 @@ class Claim:
         disk, peers_text = codec.take_bytes(box, b"disk"), codec.take_bytes(box, b"peers")
         if len(disk) != DISK_ID_BYTES:
             raise InvalidArgument(f"a disk id has {DISK_ID_BYTES} bytes; this one has {len(disk)}")
+        if peers_text.count(b",") >= REPLICAS_MAX:
+            raise InvalidArgument(f"a group has at most {REPLICAS_MAX} replicas")
         try:
             cluster = codec.take_bytes(box, b"cluster").decode()
             peers = parse_addresses(peers_text.decode()) if peers_text else []

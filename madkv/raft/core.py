@@ -274,7 +274,9 @@ class RaftCore:
         """Append an operation to the log; its index, at the current term. None unless this is a leader that serves."""
         if self.role is not Role.LEADER or self._transfer_to is not None:
             return None
-        return self._append_own(EntryKind.OPERATION, payload)
+        index = self.log.last_index + 1
+        self.log.append(Entry(index, self.term, EntryKind.OPERATION, payload))
+        return index
 
     def propose_configuration(self, configuration: Configuration) -> int | None:
         """Change the members, by one voter at a time; the entry's index, or None when that is not possible now.
@@ -299,6 +301,16 @@ class RaftCore:
             self._reads_refused.append(request)
         else:
             self._reads_waiting.append(request)
+
+    @property
+    def index_to_read(self) -> int | None:
+        """A read may be answered at once when everything up to there is applied; None: `read` has to ask others first.
+
+        The only voter need not ask whether it still leads: nobody could have elected another.
+        """
+        if self.role is not Role.LEADER or self._voting or self.commit_index < self._term_start_index:
+            return None
+        return self.commit_index
 
     def transfer_leadership(self, to: Member) -> bool:
         """Hand over to a voter that answers (dissertation, section 3.10); False when it cannot begin.

@@ -7,9 +7,8 @@ repeated and reordered; none is answered twice for what was sent once, and nothi
 from enum import IntEnum
 from typing import NamedTuple
 
-import attrs
-
 from madkv.raft.configuration import Configuration, Member
+from madkv.values import value_class
 
 ENTRY_OVERHEAD_BYTES = 128
 """About what an entry costs in memory beside its payload, and on its way there less."""
@@ -23,7 +22,7 @@ class EntryKind(IntEnum):
     CONFIGURATION = 2
 
 
-@attrs.frozen
+@value_class
 class Entry:
     """One entry of the log. The same index and term on two replicas are the same entry (Log Matching, section 5.3)."""
 
@@ -45,7 +44,7 @@ class HardState(NamedTuple):
     voted_for: Member | None = None
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class Message:
     """Base of all messages."""
 
@@ -54,7 +53,7 @@ class Message:
     term: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class PreVote(Message):
     """Would you vote for me in `campaign_term`? Asked before the term is raised (dissertation, section 9.6)."""
 
@@ -63,7 +62,7 @@ class PreVote(Message):
     last_term: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class PreVoteReply(Message):
     """The answer about `campaign_term`; binds nobody."""
 
@@ -71,7 +70,7 @@ class PreVoteReply(Message):
     granted: bool
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class Vote(Message):
     """RequestVote (Figure 2). With `transfer`, the leader itself asked for this election (dissertation, 3.10)."""
 
@@ -80,14 +79,14 @@ class Vote(Message):
     transfer: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class VoteReply(Message):
     """The answer to Vote, in the term of the election."""
 
     granted: bool
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class Append(Message):
     """AppendEntries (Figure 2): entries that follow `previous_index`, and how far the leader has committed."""
 
@@ -97,14 +96,14 @@ class Append(Message):
     commit_index: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class AppendReply(Message):
     """`match_index`: on the sender's disk, the log equals the leader's up to there."""
 
     match_index: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class AppendRefusal(Message):
     """The entry at `previous_index` is not there, or has another term.
 
@@ -116,7 +115,7 @@ class AppendRefusal(Message):
     hint_term: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class Heartbeat(Message):
     """The leader lives. `commit_index` never exceeds what the addressee is known to hold; `round` is ReadIndex's."""
 
@@ -124,19 +123,19 @@ class Heartbeat(Message):
     round: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class HeartbeatReply(Message):
     """The sender took this leader for its leader when heartbeat `round` came."""
 
     round: int
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class TimeoutNow(Message):
     """Campaign at once: the leader hands over (dissertation, section 3.10)."""
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class SnapshotPiece(Message):
     """A piece of a snapshot of everything up to `last_index`, from byte or item `offset`; `done` marks the last.
 
@@ -153,7 +152,7 @@ class SnapshotPiece(Message):
     done: bool
 
 
-@attrs.frozen(kw_only=True)
+@value_class(kw_only=True)
 class SnapshotReply(Message):
     """Of the leader's `stream`, everything before `offset` is staged."""
 

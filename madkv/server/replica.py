@@ -278,8 +278,12 @@ class Replica:
         if not self._is_running:
             released(Interrupted("the server is ending"))
             return
-        self.core.read(_Read(key, released))
-        self._wake()
+        index = self.core.index_to_read
+        if index is not None and index <= self.state_machine.last_applied and not self._is_in_turn:
+            self._release_at_once(key, released)
+        else:
+            self.core.read(_Read(key, released))
+            self._wake()
 
     def change_members(self, configuration: Configuration) -> bool:
         """Begin a change of the members, by one voter at a time; False when it is not possible now, or here."""
@@ -473,8 +477,27 @@ class Replica:
         while self._released and self._released[0].index <= applied:
             read = self._released.popleft().request
             assert isinstance(read, _Read)
-            refusal = self.state_machine.misplaced(read.key)
-            self._tell(read.released, self._pairs if refusal is None else refusal)
+            self._release(read.key, read.released)
+
+    def _release_at_once(self, key: bytes, released: Callable[[Any], None]) -> None:
+        """In a turn of its own, so that what the answer leads to comes after it and not within it."""
+        self._is_in_turn = True
+        try:
+            self._release(key, released)
+        finally:
+            self._is_in_turn = False
+            if self._is_running:
+                self._storage.end_turn()
+        if self._wants_turn:
+            self._wants_turn = False
+            self._wake()
+
+    def _release(self, key: bytes, released: Callable[[Any], None]) -> None:
+        refusal = self.state_machine.misplaced(key)
+        try:
+            released(self._pairs if refusal is None else refusal)
+        except Exception:  # as in `_tell`, without a call for each
+            self.log.failure("what waited for a read has failed")
 
     # --- The disk ---------------------------------------------------------------------------------------------------
 

@@ -222,7 +222,8 @@ class ServerProtocol(BoxProtocol):
             answer = codec.answer_error(tag, result) if isinstance(result, MadKVError) else answer_of(tag, result)
         except Exception as error:
             answer = self._failure_answer(tag, error)
-        self._answer(tag, answer)
+        if tag:
+            self.send(answer)
         self._end(size_bytes)
 
     def _failure_answer(self, tag: bytes, error: Exception) -> bytes:
@@ -257,18 +258,15 @@ def _outcome_answer(tag: bytes, outcome: Outcome) -> bytes:
     """The answer to a write or a session's call that was applied."""
     if outcome is True or outcome is False:
         return codec.answer_found(tag, outcome)
-    if isinstance(outcome, bytes):
-        return codec.answer(tag, blob(b"value", outcome))
-    if outcome is None:  # nothing there before, or a session closed
-        return codec.answer(tag, b"")
+    if outcome is None or isinstance(outcome, bytes):  # None: nothing there before, or a session closed
+        return codec.answer_value(tag, outcome)
     assert isinstance(outcome, int)
     return codec.answer(tag, codec.integer(b"session", outcome))
 
 
 def _value_answer(key: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
     """The answer to a Get."""
-    value = pairs.get(key)
-    return codec.answer(tag, b"" if value is None else blob(b"value", value))
+    return codec.answer_value(tag, pairs.get(key))
 
 
 class ServerFactory(Factory):

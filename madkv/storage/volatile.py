@@ -10,34 +10,57 @@ from typing import NoReturn
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.messages import Entry, HardState
 from madkv.storage.batch import Batch
-from madkv.storage.index import LogIndex
-from madkv.storage.records import Meta
 from madkv.storage.snapshot import SnapshotHead, SnapshotReader
-from madkv.storage.state import StoredState
 
 
-class VolatileStorage(StoredState):
+class VolatileStorage:
     """As DurableStorage, for the only member that its group will ever have. It takes no memory that grows."""
+
+    snapshot_index = 0
+    snapshot_term = 0
 
     def __init__(self, member: Member) -> None:
         """A new group, with an empty log."""
-        alone = Configuration(frozenset((member,)))
-        meta = Meta(configuration=alone, applied_configuration=alone)
-        super().__init__(HardState(), meta, LogIndex(0, 0, alone))
+        self.hard_state = HardState()
+        self.configurations = [(0, Configuration(frozenset((member,))))]
+        self.last_index = 0
+        self.applied_index = 0
 
     def write(self, batch: Batch) -> None:
         """Everything in the batch is where it belongs."""
-        self._prepare(batch)
+
+    def written(self, batch: Batch) -> None:
+        """Note how far things go."""
+        if batch.entries:
+            assert batch.entries[0].index == self.last_index + 1, "the log of a group of one only grows"
+            self.last_index = batch.entries[-1].index
+        if batch.hard_state is not None:
+            self.hard_state = batch.hard_state
+        if batch.applied_index is not None:
+            assert self.applied_index <= batch.applied_index <= self.last_index, "the log covers what was applied"
+            self.applied_index = batch.applied_index
 
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """None: nothing was there before."""
         return []
+
+    def cut(self, entries_kept: int, bytes_kept: int) -> int:
+        """Nothing is kept."""
+        return 0
+
+    def compaction_target(self, wanted: int) -> int | None:
+        """There is nothing to cut."""
+        return None
 
     def end_turn(self) -> None:
         """There are no transactions to end."""
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def term_of(self, index: int) -> int | None:
+        """For peers."""
+        self._no_peers()
 
     def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         """For peers."""
@@ -52,6 +75,10 @@ class VolatileStorage(StoredState):
         self._no_peers()
 
     def install(self, head: SnapshotHead) -> list[tuple[bytes, bytes]]:
+        """From peers."""
+        self._no_peers()
+
+    def installed(self, head: SnapshotHead) -> None:
         """From peers."""
         self._no_peers()
 

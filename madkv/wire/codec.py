@@ -19,7 +19,7 @@ from madkv.errors import (
     from_code,
 )
 from madkv.limits import AMP_VALUE_BYTES_MAX
-from madkv.wire.boxes import ANSWER, ASK, COMMAND, ERROR, ERROR_CODE, ERROR_DESCRIPTION, Box, field, join_blob
+from madkv.wire.boxes import ANSWER, ASK, COMMAND, ERROR, ERROR_CODE, ERROR_DESCRIPTION, Box, blob, field, join_blob
 
 PROTOCOL_VERSION = 1
 
@@ -110,11 +110,10 @@ def take_session(box: Box) -> tuple[int, int, int]:
         if b"sequence" in box or b"floor" in box:
             raise InvalidArgument("'sequence' and 'floor' go with 'session'")
         return 0, 0, 0
-    session, sequence, floor = (
-        take_integer(box, b"session"),
-        take_integer(box, b"sequence"),
-        take_integer(box, b"floor"),
-    )
+    session, sequence, floor = [  # without a call for each, as long as they look as they should
+        int(digits) if (digits := box.get(name, b"")).isdigit() and len(digits) < 19 else take_integer(box, name)
+        for name in (b"session", b"sequence", b"floor")
+    ]
     if not (session > 0 and 0 < floor <= sequence):
         raise InvalidArgument(f"session {session}, sequence {sequence}, floor {floor} do not fit together")
     return session, sequence, floor
@@ -126,6 +125,17 @@ def take_session(box: Box) -> tuple[int, int, int]:
 def answer(tag: bytes, fields: bytes) -> bytes:
     """An answer to the call with that tag; `fields` are already encoded."""
     return field(ANSWER, tag) + fields + _END
+
+
+def answer_value(tag: bytes, value: bytes | None) -> bytes:
+    """The answer to Get and Swap; None for no value."""
+    if value is None:
+        return answer(tag, b"")
+    if len(value) > AMP_VALUE_BYTES_MAX:
+        return answer(tag, blob(b"value", value))
+    # The same bytes as above in one step, since most answers are like this.
+    sizes = len(tag) >> 8, len(tag) & 255, tag, len(value) >> 8, len(value) & 255, value
+    return b"\0\7_answer%c%c%b\0\5value%c%c%b\0\0" % sizes
 
 
 def answer_found(tag: bytes, found: bool) -> bytes:

@@ -165,6 +165,7 @@ class RegisterTest(SynchronousTestCase):
             )
         for other in (
             {"disk": b"short"}, {"peers": b"\xff"}, {"cluster": b"\xff"}, {"peers": "nonsense"}, {"peers": "a:1,a:1"},
+            {"peers": ",".join(f"h:{port}" for port in range(1, 5000))},
             {"rf": 1}, {"p2p_port": 0}, {"p2p_port": 70_000}, {"replica": -1}, {"api_port": "x"},
         ):  # fmt: skip
             self.refused(manager.register(0, 0, **other), b"INVALID_ARGUMENT")

@@ -294,6 +294,26 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "reads without asking the other voters",
+        "core.py",
+        [
+            (
+                "or self._voting or self.commit_index < self._term_start_index:\n            return None\n        return self.",
+                "or self.commit_index < self._term_start_index:\n            return None\n        return self.",
+            )
+        ],
+    ),
+    (
+        "the only voter reads before its no-op is committed",
+        "core.py",
+        [
+            (
+                "or self._voting or self.commit_index < self._term_start_index:\n            return None\n        return self.",
+                "or self._voting:\n            return None\n        return self.",
+            )
+        ],
+    ),
+    (
         "snapshot drops a log suffix it should keep",
         "core.py",
         [
@@ -699,12 +719,12 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
                 (
                     "if self.role is not Role.LEADER or self._transfer_to is not None:\n"
                     "            return None\n"
-                    "        return self._append_own(EntryKind.OPERATION"
+                    "        index = self.log.last_index + 1\n"
                 ),
                 (
                     "if self.role is not Role.LEADER:\n"
                     "            return None\n"
-                    "        return self._append_own(EntryKind.OPERATION"
+                    "        index = self.log.last_index + 1\n"
                 ),
             ),
         ],

@@ -165,6 +165,24 @@ class ReadIndexTest(SynchronousTestCase):
         self.assertTrue(all(node.writing for node in self.group.nodes.values()))
         self.assertEqual(self.released(self.leader), ["read"])
 
+    def test_the_only_voter_need_not_ask(self) -> None:
+        """Nobody else could be elected; learners do not count. Its no-op must be committed all the same."""
+        group = Group(3, learners=[2, 3])
+        group.load(1, [1, 1])
+        core = group[1].core
+        self.assertIsNone(core.index_to_read, "it does not lead")
+        group.tick(2 * ELECTION_TICKS, only=[1])
+        group.collect()
+        while core.role is not Role.LEADER:
+            group.write()
+            group.collect()
+        self.assertIsNone(core.index_to_read, "its no-op is not committed")
+        group.settle(without(2, 3))
+        self.assertEqual((core.commit_index, core.index_to_read), (3, 3))
+        self.assertEqual(core.propose_configuration(Configuration(members(1, 2), members(3))), 4)
+        self.assertIsNone(core.index_to_read, "from now on the other one may be needed")
+        self.assertIsNone(self.leader.core.index_to_read)
+
     def test_a_round_is_over_when_the_members_are_fewer(self) -> None:
         """Without the one who did not answer there is a majority: nobody else's answer would ever come."""
         group = Group(2)

@@ -174,6 +174,11 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "the only voter reads before what is committed is applied",
+        "server/replica.py",
+        [("if index is not None and index <= self.state_machine.last_applied and", "if index is not None and")],
+    ),
+    (
         "unknown session executed",
         "state_machine.py",
         [
@@ -196,7 +201,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
     (
         "ownership checked only at propose",
         "state_machine.py",
-        [("        refusal = self.misplaced(write.key)\n        if refusal is not None:", "        if False:")],
+        [("        if self.ownership is not EVERYTHING and (refusal :=", "        if False and (refusal :=")],
     ),
     (
         "time goes back",
