@@ -113,8 +113,9 @@ class Process(Service):
         assert not self.reactor.getDelayedCalls()
         self.reactor.seconds = time.monotonic
         _raise_file_limit()
+        self._take_signals()
         self.open()
-        self.reactor.callWhenRunning(self._take_sigterm)
+        self.reactor.callWhenRunning(self._take_signals)  # again: when it begins the reactor takes some itself
 
     def stopService(self) -> Deferred[None]:
         """Close everything, in bounded time."""
@@ -124,7 +125,7 @@ class Process(Service):
         closing.addErrback(lambda failure: self.log.failure("not ended in good order", failure))
         return closing
 
-    def _take_sigterm(self) -> None:
+    def _take_signals(self) -> None:
         """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
 
         def asked_to_end(*_: object) -> None:
@@ -134,10 +135,11 @@ class Process(Service):
             last_resort.start()
             self.reactor.callFromThread(self._end)
 
-        signal.signal(signal.SIGTERM, asked_to_end)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, asked_to_end)
 
     def _end(self) -> None:
-        if self.running and not self._is_ending:  # a second SIGTERM changes nothing
+        if self.running and not self._is_ending:  # asked a second time changes nothing
             self._is_ending = True
             self.log.info("asked to end")
             self.reactor.stop()

@@ -19,6 +19,7 @@ from twisted.python import usage
 from madkv.errors import InternalError, Interrupted, MadKVError
 from madkv.manager.tap import Options
 from madkv.partitions import PartitionMap
+from madkv.server.process import STOP_SECONDS_MAX
 from madkv.settings import Settings
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
@@ -240,6 +241,34 @@ def test_an_only_manager_keeps_what_it_was_told(tmp_path: Path, stack: ExitStack
     assert PartitionMap.decode(join_blob(again, b"map") or b"") == found
     assert cluster.processes[0].stop() == 0
     assert (cluster.backer(0) / "IDENTITY").exists()
+
+
+MANAGER_WHOSE_DISK_HANGS = """
+import sys
+import threading
+from twisted.scripts.twistd import run
+from madkv.storage.durable import DurableStorage
+
+def hanging(self, batch):
+    print("the disk hangs", file=sys.__stderr__, flush=True)
+    threading.Event().wait()
+DurableStorage.write = hanging
+sys.argv = ["twistd", "-n", "--pidfile=", "madkv-manager", *sys.argv[1:]]
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_bounded_time_whatever_its_disk_does(tmp_path: Path, number: int) -> None:
+    """A thread that waits for a disk cannot be ended, and must not be waited for."""
+    port, server = free_ports(2)
+    options = ["--man-port", str(port), "--servers", f"127.0.0.1:{server}", "--backer", str(tmp_path / "m")]
+    with Process([sys.executable, "-c", MANAGER_WHOSE_DISK_HANGS, *options]) as manager:
+        manager.wait_for("the disk hangs")
+        manager.signal(number)
+        began = time.monotonic()
+        assert manager.wait() == 0
+        assert time.monotonic() - began < STOP_SECONDS_MAX + 1.0
 
 
 def test_three_managers_from_first_boot_to_a_lost_disk(tmp_path: Path, stack: ExitStack) -> None:
