@@ -68,8 +68,8 @@ UNCOMMITTED_BYTES_MAX = 64 * MIB
 FLUSH_BYTES = 4 * MIB
 FLUSH_ENTRIES = 4096
 FLUSH_ROWS = 20_000
-"""What was applied goes to the tables with a commit once it is this much: bytes of pairs, entries, or rows of sessions
-that changed. A restart applies at most that again."""
+"""What was applied goes to the tables with a commit once it is this much: bytes of pairs or of recorded answers,
+entries, or rows of sessions that changed. A restart applies at most that again."""
 LOG_BYTES_KEPT = 64 * MIB
 LOG_ENTRIES_KEPT = 100_000
 """The log is cut so that about this much stays for followers that are behind."""
@@ -80,11 +80,13 @@ than calls come."""
 
 # --- Sessions --------------------------------------------------------------------------------------------------------
 SESSIONS_MAX = 100_000
+"""All sessions. When there are so many, see SESSION_UNUSED_SECONDS."""
 SESSION_CALLS_MAX = 1024
 """Calls of one session between its floor and its highest sequence number: what one client may have in flight."""
 SESSION_RECORD_BYTES_MAX = 256 * MIB
-"""Recorded answers of all sessions together. Beyond it a call that would record more is answered Busy; beyond twice as
-much, also the oldest call that a session waits for, which its later calls might otherwise keep out for ever."""
+"""Recorded answers of all sessions together. Beyond it those idle for longest make room, see SESSION_UNUSED_SECONDS; if
+there are none, a call that would record more is answered Busy; beyond twice as much, also the oldest call that a
+session waits for, which its later calls might otherwise keep out for ever."""
 SESSION_OWN_RECORD_BYTES_MAX = 8 * MIB
 """Recorded answers of one session. Beyond it only its oldest call is executed, others are answered Busy."""
 SESSIONS_PER_CONNECTION_MAX = 64
@@ -95,7 +97,9 @@ of them: all sessions may have expired when a machine wakes up, and none may wai
 SESSION_SECONDS = 3600.0
 """The life of a session after its last write, in the time that entries carry."""
 SESSION_UNUSED_SECONDS = 60.0
-"""The life of a session that never made a write."""
+"""The life of a session that never made a write; and, while there is no room for more sessions or recorded answers, of
+those that have been idle for longest. A client that is cut off for so long at such a time may not learn what became of
+the call that it was making."""
 
 # --- Client ----------------------------------------------------------------------------------------------------------
 CONNECT_SECONDS_MAX = 2.0

@@ -9,7 +9,7 @@ Everything here is a function of the operations applied and the time that they c
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -128,6 +128,7 @@ class Sessions:
         # What may differ from the rows taken last.
         self._changed: set[int] = set()
         self._changed_records: set[tuple[int, int]] = set()
+        self._changed_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_index) + len(self._unused)
@@ -135,19 +136,36 @@ class Sessions:
     def expire(self, now_ms: int) -> None:
         """Forget sessions that made no write for a session's life, and sooner those that never made one.
 
-        Not too many at once; the others go at later times. Those of one time go together: what order they have among
-        themselves is not part of the state, and another replica may have another.
+        Not too many at once; the others go at later times.
         """
-        rows_left = self._rows_expired_max
-        for sessions, life_ms in ((self._unused, self._unused_life_ms), (self._by_index, self._life_ms)):
-            last_ms = -1
-            while sessions:
-                index, session = next(iter(sessions.items()))
-                if session.last_write_ms + life_ms >= now_ms or (rows_left <= 0 and session.last_write_ms != last_ms):
-                    break
-                last_ms = session.last_write_ms
-                rows_left -= 1 + len(session.records)
-                self.close(index)
+        rows_left = self._close_idle(self._unused, self._unused_life_ms, now_ms, self._rows_expired_max)
+        self._close_idle(self._by_index, self._life_ms, now_ms, rows_left)
+
+    def _close_idle(self, sessions: OrderedDict[int, Session], life_ms: int, now_ms: int, rows_max: int) -> int:
+        """Close those that have been idle for longer than this, the longest first, up to about so many rows; how many
+        are left of these.
+
+        Those of one time go together: what order they have among themselves is not part of the state, and another
+        replica may have another.
+        """
+        last_ms = -1
+        while sessions:
+            index, session = next(iter(sessions.items()))
+            if session.last_write_ms + life_ms >= now_ms or (rows_max <= 0 and session.last_write_ms != last_ms):
+                break
+            last_ms = session.last_write_ms
+            rows_max -= 1 + len(session.records)
+            self.close(index)
+        return rows_max
+
+    def _make_room(self, now_ms: int, is_full: Callable[[], bool]) -> bool:
+        """Close sessions that have been idle for as long as an unused one may live, until there is room; whether there
+        is. Otherwise clients that are gone would keep everybody from writing for as long as their sessions live.
+        """
+        while is_full():
+            if self._close_idle(self._by_index, self._unused_life_ms, now_ms, 1) == 1:
+                return False
+        return True
 
     def open(self, client_id: bytes, index: int, now_ms: int) -> int | Busy:
         """The client's session: the one it has, or a new one named `index`. Busy when the table is full."""
@@ -155,7 +173,7 @@ class Sessions:
         if existing is not None:
             self._touch(existing, now_ms)
             return existing
-        if len(self) >= self._sessions_max:
+        if not self._make_room(now_ms, lambda: len(self) >= self._sessions_max):
             return Busy(f"all {self._sessions_max:,} sessions are in use")
         self._unused[index] = Session(client_id, floor=1, last_write_ms=now_ms)
         self._index_of[client_id] = index
@@ -198,7 +216,10 @@ class Sessions:
         # cannot rise and none of them goes; a session that filled the table by its later calls would keep it full.
         is_oldest = write.sequence == session.floor and bool(session.records)
         own_full = session.record_bytes >= SESSION_OWN_RECORD_BYTES_MAX and not is_oldest
-        if own_full or self.record_bytes >= (2 if is_oldest else 1) * self._record_bytes_max:
+        bytes_max = (2 if is_oldest else 1) * self._record_bytes_max
+        if own_full or (
+            self.record_bytes >= bytes_max and not self._make_room(now_ms, lambda: self.record_bytes >= bytes_max)
+        ):
             return Busy("no room to record more answers; calls that are being answered will make some")
         return session
 
@@ -209,12 +230,12 @@ class Sessions:
         session.records[write.sequence] = record
         session.record_bytes += size_bytes
         self.record_bytes += size_bytes
+        self._changed_bytes += size_bytes
         self._changed_records.add((write.session, write.sequence))
 
-    @property
-    def changed_rows(self) -> int:
-        """How many rows `take_changes` would give."""
-        return len(self._changed) + len(self._changed_records)
+    def has_changed(self, rows: int, size_bytes: int) -> bool:
+        """Whether `take_changes` would give so many rows, or about so many bytes of recorded answers."""
+        return len(self._changed) + len(self._changed_records) >= rows or self._changed_bytes >= size_bytes
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """The rows that differ from when this was last called; None for one that is gone."""
@@ -230,13 +251,13 @@ class Sessions:
             session, _ = self._find(index)
             record = None if session is None else session.records.get(sequence)
             rows[record_key(index, sequence)] = None if record is None else encode_record(record.key, record.outcome)
-        self._changed, self._changed_records = set(), set()
+        self._changed, self._changed_records, self._changed_bytes = set(), set(), 0
         return rows
 
     def restore(self, tables: "Tables") -> None:
         """Take the place of everything here."""
         self._unused, self._by_index, self._index_of, self.record_bytes = attrs.astuple(tables, recurse=False)
-        self._changed, self._changed_records = set(), set()
+        self._changed, self._changed_records, self._changed_bytes = set(), set(), 0
 
     def _find(self, index: int) -> tuple[Session | None, bool]:
         """A session, and whether a write was made in it."""

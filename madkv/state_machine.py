@@ -91,10 +91,9 @@ class StateMachine:
             self._ownership_changed = False
         return rows
 
-    @property
-    def changed_rows(self) -> int:
-        """About how many rows `take_changes` would give."""
-        return self._sessions.changed_rows
+    def has_changed(self, rows: int, size_bytes: int) -> bool:
+        """Whether `take_changes` would give about so many rows or bytes."""
+        return self._sessions.has_changed(rows, size_bytes)
 
     def decode_rows(self, rows: Iterable[tuple[bytes, bytes]]) -> Decoded:
         """A state, apart from this one and for its `restore`. May be called on any thread: there may be many rows.

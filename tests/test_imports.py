@@ -53,8 +53,8 @@ ROOMS = {
     "madkv.manager.": Room(
         (
             *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
-            *("madkv.server.disk", "madkv.server.host", "madkv.server.peers", "madkv.server.process"),
-            "madkv.server.replica",
+            *("madkv.server.disk", "madkv.server.host", "madkv.server.node", "madkv.server.peers"),
+            *("madkv.server.process", "madkv.server.replica"),
         ),
         ("attr", "attrs", "twisted", "zope"),
     ),

@@ -9,10 +9,9 @@ from madkv.errors import ProtocolError
 from madkv.raft import messages
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.messages import Append, Entry, EntryKind, Heartbeat, Message, SnapshotPiece, Vote
-from madkv.wire.peer import INDEX_MAX, TERM_MAX, Encoder, decode
+from madkv.wire.peer import INDEX_MAX, Encoder, decode
 
 numbers = st.integers(0, 2**64 - 1)
-terms = st.integers(0, TERM_MAX)
 members = st.builds(Member, st.integers(0, 2**16 - 1), st.binary(min_size=16, max_size=16))
 configurations = st.sets(members, max_size=6).flatmap(
     lambda all_of_them: st.sets(st.sampled_from(sorted(all_of_them) or [None])).map(
@@ -35,7 +34,7 @@ def appends(draw: st.DrawFn) -> Append:
     return Append(
         sender=draw(members),
         to=draw(members),
-        term=draw(terms),
+        term=draw(numbers),
         previous_index=previous_index,
         previous_term=draw(numbers),
         entries=entries,
@@ -48,7 +47,7 @@ def messages_of(kind: type[Message]) -> st.SearchStrategy[Message]:
         return appends()
     values = {int: numbers, bool: st.booleans(), Member: members, bytes: st.binary(max_size=60)}
     fields = {field.name: values.get(field.type, configurations) for field in attrs.fields(kind)}
-    return st.builds(kind, **{**fields, "term": terms})
+    return st.builds(kind, **fields)
 
 
 all_messages = st.sampled_from(KINDS).flatmap(messages_of)
@@ -180,11 +179,3 @@ def test_indexes_stay_within_what_the_store_can_hold() -> None:
     beyond = attrs.evolve(SAMPLE, previous_index=INDEX_MAX, entries=(Entry(INDEX_MAX + 1, 1, EntryKind.NOOP),))
     with pytest.raises(ProtocolError):
         decode(encode(beyond))
-
-
-@pytest.mark.parametrize("message", [SAMPLE, Heartbeat(sender=A, to=B, term=1, commit_index=0, round=0)])
-def test_terms_leave_room_for_those_that_follow(message: Message) -> None:
-    """A replica that took over the last number there is could never campaign again, nor could anybody else."""
-    assert decode(encode(attrs.evolve(message, term=TERM_MAX))).term == TERM_MAX
-    with pytest.raises(ProtocolError, match="term"):
-        decode(encode(attrs.evolve(message, term=TERM_MAX + 1)))

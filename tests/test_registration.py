@@ -1,5 +1,6 @@
 """A server registers at whichever manager leads, in whatever order it was told of them."""
 
+from functools import partial
 from typing import Any
 
 import pytest_twisted  # type: ignore[import-untyped]
@@ -7,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
-from madkv.errors import NotLeader
+from madkv.errors import Busy, NotLeader
 from madkv.raft.configuration import Configuration
 from madkv.ranges import NOTHING
 from madkv.server.registration import Claim, Place, Registration
@@ -34,6 +35,39 @@ class Manager(BoxProtocol):
         else:
             fields = field(b"cluster", b"c") + codec.integer(b"epoch", 0) + blob(b"ownership", NOTHING.encode())
             self.send(codec.answer(tag, fields + field(b"first", NOBODY.encode()) + field(b"wanted", NOBODY.encode())))
+
+
+class WaitingManager(Manager):
+    """Has not found the other managers, and never will."""
+
+    def box_received(self, box: Box) -> None:
+        if box[COMMAND] == codec.HELLO:
+            super().box_received(box)
+        else:
+            self.send(codec.answer_error(box[ASK], Busy("this manager waits for the others")))
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_waits_for_others_keeps_no_server_waiting() -> None:
+    from twisted.internet import reactor
+
+    network: Any = reactor
+    ports = []
+    for kind in (WaitingManager, Manager):
+        factory = Factory.forProtocol(partial(kind, network))
+        factory.noisy = False
+        ports.append(network.listenTCP(0, factory, interface="127.0.0.1"))
+    addresses = [("127.0.0.1", port.getHost().port) for port in ports]
+    accepted: Deferred[Place] = Deferred()
+    registration = Registration(network, addresses, CLAIM, "", lambda: False, accepted.callback, print)
+    try:
+        registration.start()
+        assert (await accepted.addTimeout(10, network)).cluster == "c"
+        await deferLater(network, 0)
+    finally:
+        await registration.stop()
+        for port in ports:
+            await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

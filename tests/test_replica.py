@@ -579,6 +579,19 @@ class DiskTest(ReplicaTestCase):
             group.tick()
         self.assertGreaterEqual(machine.platter.meta.applied_index, 20)  # type: ignore[union-attr]
 
+    def test_tables_follow_when_many_bytes_of_answers_are_recorded(self) -> None:
+        """They are in no pair: what was swapped out may be large, and what came in its place small."""
+        group = self.make(1, flush_bytes=5000)
+        machine = group.machines[0]
+        machine.propose(put(b"k", b"v" * 2000))
+        for number in range(1, 4):
+            opened = machine.propose(OpenSession(b"%016d" % number))
+            group.settle()
+            machine.propose(Write(WriteKind.SWAP, b"k", b"v" * (2000 if number < 3 else 1), opened[0], 1, 1))
+            group.tick()
+        group.tick()
+        self.assertGreaterEqual(machine.platter.meta.applied_index, 7)  # type: ignore[union-attr]
+
     def test_others_get_their_turn_in_a_backlog(self) -> None:
         """What the core hands out at once is bounded by bytes, which may be fewer entries than a slice."""
         group = self.make(1, bounds=Bounds(apply_bytes=1000))

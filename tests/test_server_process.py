@@ -2,6 +2,7 @@
 
 import random
 import resource
+import signal
 import socket
 import ssl
 import subprocess
@@ -321,6 +322,20 @@ def test_sigterm_ends_it_at_once_with_status_0() -> None:
         assert "Traceback" not in server.output and server.lines["stderr"] == []
         with ServerProcess(listen=server.address) as again, BlockingClient(again.address) as client:
             assert client.get(b"big") is None, "a server in memory starts empty"
+
+
+def test_a_sigint_that_was_ignored_stays_so() -> None:
+    """A script that starts servers in its background, and is interrupted, does not end them."""
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *server_command("--listen", "127.0.0.1:0")]
+    with Process(ignoring) as server:
+        server.wait_for("serving clients on")
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":" in line
+        )
+        interrupt, terminate = 1 << (signal.SIGINT - 1), 1 << (signal.SIGTERM - 1)
+        assert int(status["SigIgn"], 16) & interrupt
+        assert int(status["SigBlk"], 16) & (interrupt | terminate) == terminate, "blocked: waited for by a thread"
+        assert server.stop() == 0
 
 
 SERVER_THAT_BREAKS = """

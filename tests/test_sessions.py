@@ -55,6 +55,41 @@ class SessionsTest(SynchronousTestCase):
         self.sessions.close(1)
         self.assertEqual(self.sessions.open(CAROL, 5, 1), 5)
 
+    def test_clients_that_are_gone_make_room_before_their_time(self) -> None:
+        """Nothing but that would: neither of them will ever raise its floor, or close its session."""
+        sessions = Sessions(sessions_max=3, record_bytes_max=1000)
+        idle_ms = int(SESSION_UNUSED_SECONDS * 1000)
+        self.sessions = sessions
+        for session, client in ((1, ALICE), (2, BOB)):
+            sessions.open(client, session, 10 * session)
+            self.execute(put(session, 1), b"v" * 300, 10 * session)
+        sessions.open(CAROL, 3, 20)
+        self.assertIsInstance(sessions.admit(put(3, 1), 10 + idle_ms), Busy)
+        self.assertIsInstance(sessions.admit(put(1, 1), 10 + idle_ms), Record)
+        self.assertIsInstance(sessions.admit(put(3, 1), 21 + idle_ms), Session, "that of BOB has made room")
+        self.assertIsInstance(sessions.admit(put(2, 1), 21 + idle_ms), UnknownSession)
+        self.assertIsInstance(sessions.admit(put(1, 1), 21 + idle_ms), Record, "ALICE was there a moment ago")
+
+    def test_sessions_that_are_gone_make_room_for_others(self) -> None:
+        idle_ms = int(SESSION_UNUSED_SECONDS * 1000)
+        sessions = self.sessions = Sessions(sessions_max=2)
+        for session, client in ((1, ALICE), (2, BOB)):
+            sessions.open(client, session, session)
+            self.execute(put(session, 1), True, session)
+        self.assertIsInstance(sessions.open(CAROL, 3, 1 + idle_ms), Busy)
+        self.assertEqual(sessions.open(CAROL, 3, 2 + idle_ms), 3)
+        self.assertIsInstance(sessions.admit(put(2, 1), 3 + idle_ms), Record)
+
+    def test_those_of_one_time_make_room_together(self) -> None:
+        """Which of them comes first is not part of the state."""
+        for first, second in ((1, 2), (2, 1)):
+            sessions = self.sessions = Sessions(sessions_max=2)
+            for session in (first, second):
+                sessions.open(b"%016d" % session, session, 0)
+                self.execute(put(session, 1))
+            self.assertEqual(sessions.open(CAROL, 3, 1_000_000), 3)
+            self.assertEqual(len(sessions), 1)
+
     def test_a_retry_gets_the_record(self) -> None:
         self.sessions.open(ALICE, 1, 0)
         self.execute(put(1, 1), b"the old value")
@@ -244,7 +279,9 @@ class SessionsTest(SynchronousTestCase):
                 sessions.record(session, put(index, sequence), True)
         sessions.take_changes()
         sessions.expire(2 * LIFE_MS)
-        self.assertEqual((len(sessions), sessions.changed_rows), (4, 12))
+        self.assertEqual(
+            (len(sessions), sessions.has_changed(12, 10**9), sessions.has_changed(13, 10**9)), (4, True, False)
+        )
 
     def test_those_of_one_time_expire_together(self) -> None:
         """Their order may differ between a replica that has run on and one that has restored its state."""

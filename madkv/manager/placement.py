@@ -161,10 +161,9 @@ class ClusterMachine:
         rows[TIME_KEY] = encode_time(self.time_ms)
         return rows
 
-    @property
-    def changed_rows(self) -> int:
-        """How many rows `take_changes` would give: never many."""
-        return len(self._changed)
+    def has_changed(self, rows: int, size_bytes: int) -> bool:
+        """Whether `take_changes` would give so many rows; of few bytes each."""
+        return len(self._changed) >= rows
 
     def decode_rows(self, rows: Iterable[tuple[bytes, bytes]]) -> Rows:
         """They are few: `restore` decodes them."""

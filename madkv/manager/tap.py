@@ -5,40 +5,36 @@ on; on any other it takes part at once. The leader founds the cluster with the s
 manager holds its own against from then on, and brings the managers' group to the disks that it should be on.
 """
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.python import usage
 
 from madkv.addresses import Address, parse_addresses, show_address
-from madkv.errors import MadKVError, Rejected
+from madkv.errors import Rejected
 from madkv.limits import CONNECT_SECONDS_MAX, REPLICAS_MAX
 from madkv.manager.introduction import Introduced, Introducing, Introduction
 from madkv.manager.placement import ClusterMachine, cluster_id, first_cut
 from madkv.manager.registrar import Registrar
 from madkv.manager.service import ManagerFactory
 from madkv.operations import FillManager, Found, Operation
-from madkv.raft.configuration import DISK_ID_BYTES, Configuration, Member
-from madkv.raft.replacement import next_step
+from madkv.raft.configuration import Configuration, Member
 from madkv.server.host import ReplicaHost
-from madkv.server.peers import PeerFactory
-from madkv.server.process import Process, usage_errors, whole_number
+from madkv.server.node import Node, Seat
+from madkv.server.process import usage_errors, whole_number
+from madkv.server.replica import Machine
 from madkv.settings import MANAGERS, Settings, check_group_size
-from madkv.storage.directory import Directory
+from madkv.storage.overlay import AppliedPairs
 from madkv.wire import codec
 from madkv.wire.boxes import Box
 from madkv.wire.caller import CallerProtocol
 
-EVERYWHERE = "0.0.0.0"
 GROUP = "m"
-NOBODY = Configuration(frozenset())
 LOOK_SECONDS = 0.3
 """How often a manager looks whether its group, and what it was founded with, are as they should be."""
 
@@ -67,6 +63,11 @@ class Shape:
     def node(self) -> str:
         """Its name."""
         return GROUP if self.replica is None else f"{GROUP}.{self.replica}"
+
+    @property
+    def seat(self) -> Seat:
+        """Where it is in the managers' group."""
+        return Seat(self.node, GROUP, self.replica or 0, self.man_port, self.p2p_port, self.peers, self.backer)
 
 
 class Options(usage.Options):
@@ -135,100 +136,59 @@ class Options(usage.Options):
         )
 
 
-class ManagerService(Process):
+class ManagerService(Node):
     """The process of one manager."""
 
-    # Simulations have others.
-    open_directory: Callable[..., Directory] = Directory
-    host_of: Callable[..., ReplicaHost] = ReplicaHost
+    _service: ManagerFactory
 
     def __init__(self, shape: Shape, reactor: Any) -> None:
-        super().__init__("madkv-manager", shape.node, reactor)
+        service = ManagerFactory(reactor, shape.node.encode(), self._status)
+        super().__init__("madkv-manager", shape.seat, service, self._introduce, reactor)
         self._shape = shape
-        self._ports: list[IListeningPort] = []
-        self._directory: Directory | None = None
-        self._introduction: Introduction | None = None
-        self._host: ReplicaHost | None = None
         self._machine = ClusterMachine()
+        self._introduction: Introduction | None = None
         self._next_look: IDelayedCall | None = None
-        self._service = ManagerFactory(reactor, shape.node.encode(), self._status)
-        self._peer_service = PeerFactory(reactor, self._introduce)
 
     # --- Life ---------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take hold of the directory and the ports; start what can be started."""
-        shape = self._shape
-        try:
-            directory = self._directory = self.open_directory(shape.backer, None, shape.node, os.urandom(DISK_ID_BYTES))
-        except MadKVError as error:
-            self.refuse(str(error))
-        self._ports.append(self.listen((EVERYWHERE, shape.man_port), self._service))
-        if shape.p2p_port is not None:
-            self._ports.append(self.listen((EVERYWHERE, shape.p2p_port), self._peer_service))
-        self.log.info("{node} serves on port {port}", node=shape.node, port=shape.man_port)
-        if not directory.is_new:
-            self._start_replica(NOBODY)
-            return
-        member = Member(shape.replica or 0, directory.identity.disk)
-        introduction = self._introduction = Introduction(
-            self.reactor, member, shape.settings, shape.ports, self._ask, self._decided, self._refused
-        )
-        introduction.start()
+        """As every node; and find the other managers, on a blank directory."""
+        super().open()
+        shape, directory = self._shape, self._directory
+        assert directory is not None
+        if directory.is_new:
+            member = Member(shape.replica or 0, directory.identity.disk)
+            introduction = self._introduction = Introduction(
+                self.reactor, member, shape.settings, shape.ports, self._ask, self._decided, self._refused
+            )
+            introduction.start()
 
     async def close(self) -> None:
-        """Hand over, close ports and connections, close the store."""
+        """Look after nothing any more, and end as every node."""
         if self._introduction is not None:
             self._introduction.stop()
         if self._next_look is not None and self._next_look.active():
             self._next_look.cancel()
-        if self._host is not None:
-            await self._host.stop()
-        elif self._directory is not None:
-            self._directory.close()
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        for connection in list(self._service.connections):
-            connection.transport.abortConnection()
+        await super().close()
+
+    def machine_on(self, pairs: AppliedPairs) -> Machine:
+        """The cluster: it has no pairs."""
+        return self._machine
+
+    def attach(self, host: ReplicaHost) -> None:
+        """Answer by it, and look after it."""
+        shape = self._shape
+        self._service.registrar = Registrar(
+            host.replica, self._machine, host.member, shape.settings, shape.ports, self._first
+        )
+        self._next_look = self.reactor.callLater(0, self._look)
 
     def _decided(self, first: Configuration) -> None:
-        assert self._directory is not None
         self._introduction = None
-        try:
-            self._directory.join(cluster_id(first))
-            self._start_replica(first)
-        except Exception as error:  # also one that is no MadKVError: a manager without its replica is of no use
-            self.fail(error)
+        self._join(cluster_id(first), first)
 
     def _refused(self, why: str) -> None:
         self.fail(Rejected(why))
-
-    def _start_replica(self, first: Configuration) -> None:
-        shape, directory, machine = self._shape, self._directory, self._machine
-        assert directory is not None
-        try:
-            host = self._host = self.host_of(
-                self.reactor,
-                directory,
-                first,
-                GROUP,
-                shape.replica or 0,
-                shape.p2p_port,
-                shape.peers,
-                lambda pairs: machine,
-                self.fail,
-                self._leadership_changed,
-            )
-        except MadKVError as error:
-            self.fail(error)
-            return
-        self._service.cluster = directory.identity.cluster.encode()
-        self._service.registrar = Registrar(
-            host.replica, machine, host.member, shape.settings, shape.ports, self._first
-        )
-        self._peer_service.attach(host.links)
-        host.start()
-        self._look()
 
     def _first(self) -> Configuration:
         """How the managers' group began. Before the founding it is where the log begins: no change goes before that."""
@@ -262,8 +222,8 @@ class ManagerService(Process):
 
     # --- What is seen to ----------------------------------------------------------------------------------------------
 
-    def _leadership_changed(self) -> None:
-        # Not within the step in which the leadership changed.
+    def leadership_changed(self) -> None:
+        """See to it soon, and not within that step."""
         if self._next_look is not None and self._next_look.active():
             self._next_look.reset(0)
 
@@ -288,15 +248,10 @@ class ManagerService(Process):
 
     def _see_to_the_group(self, host: ReplicaHost) -> None:
         """Go one step nearer to the disks that the managers' group should be on."""
+        if self._step_towards(self._machine.wanted(MANAGERS)):
+            return
         core = host.replica.core
-        step = next_step(
-            core.configuration,
-            self._machine.wanted(MANAGERS),
-            lambda member: member in core.progress and core.progress[member].match_index >= core.commit_index,
-        )
-        if step is not None:
-            host.replica.change_members(step)
-        elif core.commit_index >= core.last_configuration_index:
+        if core.commit_index >= core.last_configuration_index:
             for member in sorted(core.configuration.voters):
                 slot = self._machine.slots[MANAGERS, member.replica]
                 if slot.is_catching_up and slot.disk == member.disk:

@@ -50,6 +50,10 @@ HEARTBEAT_TICKS = 2
 STALLED_TICKS = 2 * ELECTION_TICKS
 """A disk that has had something to do and done nothing for so long hangs: its replica should not lead."""
 
+TERM_JUMP_MAX = 2**32
+"""Terms grow by one for each election: a message so far ahead was made by nobody who follows the protocol. Whoever took
+over its term might have none left to campaign in."""
+
 assert HEARTBEAT_TICKS * 3 <= ELECTION_TICKS
 
 _NOTHING: Sequence[Any] = ()
@@ -380,7 +384,10 @@ class RaftCore:
         _STEPS[type(message)](self, message)
 
     def _is_disruption(self, message: Message) -> bool:
-        """Whether a member that has lost touch asks for votes while the leader is alive and well (section 6)."""
+        """Whether a member that has lost touch asks for votes while the leader is alive and well (section 6), or a term
+        comes from nowhere."""
+        if message.term - self.term > TERM_JUMP_MAX:
+            return True
         if not isinstance(message, Vote) or message.transfer:
             return False
         return self._hears_leader()

@@ -5,32 +5,22 @@ On a directory that knows its cluster it takes part at once, whether managers ar
 registering: so it hears what its group is to own, and which disks are to be in it, and if it leads, it sees to both.
 """
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort
 
 from madkv.addresses import Address, show_address
-from madkv.errors import Busy, MadKVError, Rejected
+from madkv.errors import Busy, Rejected
 from madkv.operations import Operation, Own
-from madkv.raft.configuration import DISK_ID_BYTES, Configuration
-from madkv.raft.replacement import next_step
 from madkv.ranges import NOTHING, Ownership
 from madkv.server.host import ReplicaHost
-from madkv.server.peers import PeerFactory
-from madkv.server.process import Process
+from madkv.server.node import Node, Seat
 from madkv.server.registration import Claim, Place, Registration
-from madkv.server.replica import Answered
+from madkv.server.replica import Answered, Machine
 from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
-from madkv.storage.directory import Directory
-
-EVERYWHERE = "0.0.0.0"
-NOBODY = Configuration(frozenset())
+from madkv.storage.overlay import AppliedPairs
 
 
 @attrs.frozen
@@ -68,6 +58,12 @@ class Shape:
         others = [number for number in range(len(self.peers) + 1) if number != self.number]
         return dict(zip(others, self.peers, strict=True))
 
+    @property
+    def seat(self) -> Seat:
+        """Where it is in its group."""
+        peers = self.peers_by_number
+        return Seat(self.node, self.group, self.number, self.api_port, self.p2p_port, peers, self.backer)
+
     def claim(self, disk: bytes) -> Claim:
         """What it says of itself to the managers."""
         peers = ",".join(map(show_address, self.peers))
@@ -87,42 +83,28 @@ class _Starting:
         released(Busy("this server is starting"))
 
 
-class ClusteredServer(Process):
+class ClusteredServer(Node):
     """The process of one server."""
 
-    # Simulations have others.
-    open_directory: Callable[..., Directory] = Directory
-    host_of: Callable[..., ReplicaHost] = ReplicaHost
+    _service: ServerFactory
 
     def __init__(self, shape: Shape, reactor: Any) -> None:
-        super().__init__("madkv-server", shape.node, reactor)
+        service = ServerFactory(
+            reactor, _Starting(), shape.node.encode(), b"", status=self._status, ownership=self._owned
+        )
+        super().__init__("madkv-server", shape.seat, service, None, reactor)
         self._shape = shape
-        self._ports: list[IListeningPort] = []
-        self._directory: Directory | None = None
-        self._host: ReplicaHost | None = None
         self._registration: Registration | None = None
         self._place: Place | None = None
         self._is_known = False  # whether a manager has accepted this server in this life of it
-        self._service = ServerFactory(
-            reactor, _Starting(), shape.node.encode(), b"", status=self._status, ownership=self._owned
-        )
-        self._peer_service = PeerFactory(reactor, None)
 
     # --- Life -------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take hold of the directory and the ports; start what can be started."""
-        shape = self._shape
-        try:
-            directory = self._directory = self.open_directory(shape.backer, None, shape.node, os.urandom(DISK_ID_BYTES))
-        except MadKVError as error:
-            self.refuse(str(error))
-        self._ports.append(self.listen((EVERYWHERE, shape.api_port), self._service))
-        if shape.p2p_port is not None:
-            self._ports.append(self.listen((EVERYWHERE, shape.p2p_port), self._peer_service))
-        self.log.info("{node} serves clients on port {port}", node=shape.node, port=shape.api_port)
-        if not directory.is_new:
-            self._start_replica(NOBODY)
+        """As every node; and register, for as long as it lives."""
+        super().open()
+        shape, directory = self._shape, self._directory
+        assert directory is not None
         self._registration = Registration(
             self.reactor,
             shape.managers,
@@ -135,41 +117,18 @@ class ClusteredServer(Process):
         self._registration.start()
 
     async def close(self) -> None:
-        """Hand over, close ports and connections, close the store."""
+        """Register no more, and end as every node."""
         if self._registration is not None:
             await self._registration.stop()
-        if self._host is not None:
-            await self._host.stop()
-        elif self._directory is not None:
-            self._directory.close()
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        for connection in list(self._service.connections):
-            connection.transport.abortConnection()
+        await super().close()
 
-    def _start_replica(self, first: Configuration) -> None:
-        shape, directory = self._shape, self._directory
-        assert directory is not None
-        try:
-            host = self._host = self.host_of(
-                self.reactor,
-                directory,
-                first,
-                shape.group,
-                shape.number,
-                shape.p2p_port,
-                shape.peers_by_number,
-                lambda pairs: StateMachine(pairs, first_ownership=NOTHING),
-                self.fail,
-                self._leadership_changed,
-            )
-        except MadKVError as error:
-            self.fail(error)
-            return
-        self._service.cluster = directory.identity.cluster.encode()
+    def machine_on(self, pairs: AppliedPairs) -> Machine:
+        """Pairs and sessions. A group owns nothing before the managers say so."""
+        return StateMachine(pairs, first_ownership=NOTHING)
+
+    def attach(self, host: ReplicaHost) -> None:
+        """Serve clients by it."""
         self._service.replica = host.replica
-        self._peer_service.attach(host.links)
-        host.start()
 
     # --- What the managers say ----------------------------------------------------------------------------------------
 
@@ -177,12 +136,8 @@ class ClusteredServer(Process):
         directory = self._directory
         assert directory is not None
         self._place = place
-        try:
-            if directory.is_new and place.first is not None:
-                directory.join(place.cluster)
-                self._start_replica(place.first)
-        except Exception as error:  # also one that is no MadKVError: a server without its replica is of no use
-            self.fail(error)
+        if directory.is_new and place.first is not None:
+            self._join(place.cluster, place.first)
         self._is_known = True
         self._see_to_the_group()
 
@@ -195,8 +150,8 @@ class ClusteredServer(Process):
         if not self._is_known:
             self.fail(Rejected(why))
 
-    def _leadership_changed(self) -> None:
-        # Not within the step in which the leadership changed.
+    def leadership_changed(self) -> None:
+        """See to it soon, and not within that step."""
         self.reactor.callLater(0, self._see_to_ownership)
 
     def _see_to_ownership(self) -> None:
@@ -216,15 +171,10 @@ class ClusteredServer(Process):
         host, place = self._host, self._place
         if host is None or place is None or not host.leads:
             return
-        core = host.replica.core
-        step = next_step(
-            core.configuration,
-            place.wanted,
-            lambda member: member in core.progress and core.progress[member].match_index >= core.commit_index,
-        )
-        if step is not None:
-            host.replica.change_members(step)
-            self._registration.hurry = True
+        stepped = self._step_towards(place.wanted)
+        # As long as a learner is to get a vote: one look after another, so that what it is behind is little.
+        learners = host.replica.core.configuration.learners
+        self._registration.hurry = stepped or not learners.isdisjoint(place.wanted.voters)
 
     # --- What is asked of it ------------------------------------------------------------------------------------------
 

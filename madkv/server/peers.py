@@ -58,9 +58,6 @@ from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_inte
 from madkv.wire.peer import Encoder, decode
 from madkv.wire.protocol import BoxProtocol
 
-UNHANDLED = b"UNHANDLED"
-"""AMP's own code for a command that the other side does not know."""
-
 _OVERHEAD_BYTES = 64 * 1024  # of a message, of one operation or record in it, and of the fields that carry it
 assert USUAL.append_bytes + KEY_BYTES_MAX + VALUE_BYTES_MAX + _OVERHEAD_BYTES <= PEER_BOX_BYTES_MAX
 assert PIECE_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX + _OVERHEAD_BYTES <= PEER_BOX_BYTES_MAX
@@ -362,7 +359,9 @@ class PeerProtocol(BoxProtocol):
             self.send(codec.answer_error(tag, Rejected("this port is for replicas (p2p); clients connect to another")))
             self.finish()
         else:
-            self.send(codec.answer_error_code(tag, UNHANDLED, "this port is for replicas; clients connect to another"))
+            self.send(
+                codec.answer_error_code(tag, codec.UNHANDLED, "this port is for replicas; clients connect to another")
+            )
             self.finish()
 
     def _raft(self, box: Box) -> None:

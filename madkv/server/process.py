@@ -115,7 +115,6 @@ class Process(Service):
         _raise_file_limit()
         self._take_signals()
         self.open()
-        self.reactor.callWhenRunning(self._take_signals)  # again: when it begins the reactor takes some itself
 
     def stopService(self) -> Deferred[None]:
         """Close everything, in bounded time."""
@@ -126,17 +125,26 @@ class Process(Service):
         return closing
 
     def _take_signals(self) -> None:
-        """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal."""
+        """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal.
 
-        def asked_to_end(*_: object) -> None:
+        On a thread of its own, which never waits for anything else: Python runs handlers on the main thread, and that
+        may hang in the store. A SIGINT that was ignored when the process began stays so: it is in the background of
+        a script.
+        """
+        numbers = {signal.SIGTERM, signal.SIGINT}
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            numbers.discard(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        threading.Thread(target=self._wait_for_signals, args=(numbers,), name="madkv-signals", daemon=True).start()
+
+    def _wait_for_signals(self, numbers: set[signal.Signals]) -> NoReturn:
+        while True:
+            signal.sigwait(numbers)
             # The reactor waits for its threads at the end, and one may hang with a disk, or with the look-up of a name.
             last_resort = threading.Timer(STOP_SECONDS_MAX + 0.5, os._exit, [0])
             last_resort.daemon = True
             last_resort.start()
             self.reactor.callFromThread(self._end)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, asked_to_end)
 
     def _end(self) -> None:
         if self.running and not self._is_ending:  # asked a second time changes nothing

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from madkv.addresses import Address, show_address
-from madkv.errors import InvalidArgument, MadKVError, NotLeader, ProtocolError, Refused, Rejected, VersionMismatch
+from madkv.errors import InvalidArgument, MadKVError, NotLeader, ProtocolError, Rejected, VersionMismatch
 from madkv.limits import CONNECT_SECONDS_MAX
 from madkv.raft.configuration import Configuration
 from madkv.ranges import Ownership
@@ -163,8 +163,8 @@ class Registration:
         except (error.ConnectError, error.ConnectionClosed, error.DNSLookupError, MadKVError, Overdue) as problem:
             self._failed_in_a_row += 1
             self._say(f"waiting for the manager at {show_address(self._address)}: {problem or type(problem).__name__}")
-            if not isinstance(problem, Refused):
-                await self._go_to(self._at + 1)
+            # Also from one that is busy: it may wait for the others for as long as it cannot reach them.
+            await self._go_to(self._at + 1)
             return 0.0 if self._failed_in_a_row % len(self._managers) else RETRY_SECONDS
         except error.ConnectingCancelledError:
             raise CancelledError from None

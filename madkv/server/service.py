@@ -1,28 +1,17 @@
 """The AMP service in front of a replica: checks bounds, hands calls over, answers them. It decides nothing else."""
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from madkv import __version__
 from madkv.arguments import check_key, check_scan, check_value
-from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import (
-    CALL_BYTES_MAX,
-    CALLS_MAX,
-    CALLS_PER_CONNECTION_MAX,
-    CLIENT_ID_BYTES,
-    SCAN_PAGE_BYTES,
-    SCAN_PAGE_PAIRS,
-    SESSIONS_PER_CONNECTION_MAX,
-)
+from madkv.errors import Busy, InvalidArgument, MadKVError
+from madkv.limits import CLIENT_ID_BYTES, SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SESSIONS_PER_CONNECTION_MAX
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
 from madkv.ranges import Ownership
 from madkv.server.cuts import Cuts
@@ -30,12 +19,9 @@ from madkv.server.replica import Answered
 from madkv.storage.memory import Cut, MemoryStore
 from madkv.storage.overlay import AppliedPairs
 from madkv.wire import codec
-from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
+from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
+from madkv.wire.boxes import Box, blob, field
 from madkv.wire.codec import take_blob, take_bytes, take_integer, take_session
-from madkv.wire.protocol import BoxProtocol
-
-UNHANDLED = b"UNHANDLED"
-"""AMP's own code for a command that the other side does not know."""
 
 
 class Replica(Protocol):
@@ -48,73 +34,30 @@ class Replica(Protocol):
         """`released` gets the pairs at a moment when reading `key` is linearizable, or an error."""
 
 
-class ServerProtocol(BoxProtocol):
+class ServerProtocol(AnsweringProtocol):
     """One client's connection."""
 
-    log = Logger()
+    _service: "ServerFactory"
 
     def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
-        super().__init__(clock)
-        self._service = service
-        self._in_flight = 0
+        super().__init__(service, clock)
         self._sessions_opened = 0
-        self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
+        self._responders |= {
             codec.GET: self._get,
             codec.SWAP: partial(self._write_call, WriteKind.SWAP),
             codec.PUT: partial(self._write_call, WriteKind.PUT),
             codec.DELETE: partial(self._write_call, WriteKind.DELETE),
             codec.SCAN: self._scan,
-            codec.HELLO: self._hello,
             codec.OPEN_SESSION: self._open_session,
             codec.CLOSE_SESSION: self._close_session,
-            codec.STATUS: self._status,
         }
-
-    def connectionMade(self) -> None:
-        """Count the connection in."""
-        super().connectionMade()
-        self._service.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let go of what was kept for this client."""
         super().connectionLost(reason)
-        self._service.connections.discard(self)
         self._service.cuts.close_all_of(self)
 
-    def box_received(self, box: Box) -> None:
-        """Dispatch one call."""
-        command = box.get(COMMAND)
-        if command is None:
-            raise ProtocolError("a box that is no command")
-        tag = box.get(ASK, b"")
-        responder = self._responders.get(command)
-        if responder is None:
-            shown = command[:40].decode("ascii", "backslashreplace")
-            self._answer(tag, codec.answer_error_code(tag, UNHANDLED, f"this server has no command {shown!r}"))
-            return
-        try:
-            responder(tag, box)
-        except Exception as error:
-            self._answer(tag, self._failure_answer(tag, error))
-
-    def _answer(self, tag: bytes, box: bytes) -> None:
-        if tag:  # a call without a tag wants no answer
-            self.send(box)
-
-    # --- Handshake and sessions -------------------------------------------------------------------------------------
-
-    def _hello(self, tag: bytes, box: Box) -> None:
-        version = take_integer(box, b"version")
-        if version != codec.PROTOCOL_VERSION:
-            raise VersionMismatch(f"this server speaks version {codec.PROTOCOL_VERSION}, the client version {version}")
-        service = self._service
-        fields = codec.integer(b"version", version) + field(b"node", service.node) + field(b"boot", service.boot)
-        fields += field(b"role", service.role) + field(b"cluster", service.cluster)
-        self._answer(tag, codec.answer(tag, fields))
-
-    def _status(self, tag: bytes, box: Box) -> None:
-        facts = {"node": self._service.node.decode(), "version": __version__, **self._service.status()}
-        self._answer(tag, codec.answer(tag, blob(b"status", json.dumps(facts).encode())))
+    # --- Sessions ---------------------------------------------------------------------------------------------------
 
     def _open_session(self, tag: bytes, box: Box) -> None:
         client_id = take_bytes(box, b"client_id")
@@ -226,33 +169,6 @@ class ServerProtocol(BoxProtocol):
             self.send(answer)
         self._end(size_bytes)
 
-    def _failure_answer(self, tag: bytes, error: Exception) -> bytes:
-        if not isinstance(error, MadKVError):
-            self.log.failure("a call failed in a way that was not foreseen", Failure(error))
-            error = InternalError("the server failed; its log says how")
-        return codec.answer_error(tag, error)
-
-    # --- Bounds on work in flight -----------------------------------------------------------------------------------
-
-    def _begin(self, size_bytes: int) -> None:
-        """Count a call in; Busy when too much is in flight in all. At its own bound a connection waits."""
-        service = self._service
-        if service.calls >= CALLS_MAX or service.call_bytes >= CALL_BYTES_MAX:
-            raise Busy("the server has as many calls in flight as it takes")
-        service.calls += 1
-        service.call_bytes += size_bytes
-        self._in_flight += 1
-        if self._in_flight >= CALLS_PER_CONNECTION_MAX:
-            self.hold()
-
-    def _end(self, size_bytes: int) -> None:
-        service = self._service
-        service.calls -= 1
-        service.call_bytes -= size_bytes
-        self._in_flight -= 1
-        if self._in_flight == CALLS_PER_CONNECTION_MAX - 1:
-            self.release()
-
 
 def _outcome_answer(tag: bytes, outcome: Outcome) -> bytes:
     """The answer to a write or a session's call that was applied."""
@@ -269,10 +185,10 @@ def _value_answer(key: bytes, tag: bytes, pairs: MemoryStore) -> bytes:
     return codec.answer_value(tag, pairs.get(key))
 
 
-class ServerFactory(Factory):
-    """All connections of one server, and what is in flight on them together."""
+class ServerFactory(AnsweringFactory):
+    """The service of one server: its replica, and all connections."""
 
-    noisy = False
+    kind = "server"
 
     def __init__(
         self,
@@ -284,19 +200,12 @@ class ServerFactory(Factory):
         ownership: Callable[[], Ownership] | None = None,
     ) -> None:
         """`ownership` tells what the server's group owns, if it is one of a cluster. `replica` may be replaced."""
-        self._clock = clock
+        super().__init__(clock, node, boot, status)
         self.replica = replica
-        self.node = node
-        self.boot = boot
         self.role = b"solo" if ownership is None else b"server"
-        self.cluster = b""
-        self.status = status
         self.ownership = ownership
         self.cuts = Cuts(clock)
         self.scan_page_pairs = SCAN_PAGE_PAIRS
-        self.connections: set[ServerProtocol] = set()
-        self.calls = 0
-        self.call_bytes = 0
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
         """A protocol for one connection."""

@@ -147,8 +147,7 @@ class ServerService(Process):
         if self._replica is not None:
             self._replica.stop()
         if self._factory is not None:
-            for connection in list(self._factory.connections):
-                connection.transport.abortConnection()
+            self._factory.close_connections()
 
 
 def makeService(options: Options) -> Process:

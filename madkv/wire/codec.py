@@ -40,6 +40,9 @@ INTRODUCE = b"Introduce"
 RAFT = b"Raft"
 WRITES = (PUT, SWAP, DELETE)
 
+UNHANDLED = b"UNHANDLED"
+"""AMP's own code for a command that the other side does not know."""
+
 Pair = tuple[bytes, bytes]
 
 _END = b"\0\0"

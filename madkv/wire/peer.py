@@ -34,8 +34,6 @@ from madkv.raft.messages import (
 
 VERSION = 1
 INDEX_MAX = 2**63 - 1
-TERM_MAX = 2**62
-"""Terms above this are no leader's, and the one that follows the last must still fit its 8 bytes on the disk."""
 
 _MEMBERS = struct.Struct(f">H{DISK_ID_BYTES}sH{DISK_ID_BYTES}s")
 _HEAD = f">BB{_MEMBERS.size}sQ"
@@ -140,10 +138,7 @@ def _encode_entries(entries: tuple[Entry, ...]) -> bytes:
 def decode(data: bytes) -> Message:
     """The message that `data` is. Raises ProtocolError for whatever no Encoder has made."""
     try:
-        message = _decode(data)
-        if message.term > TERM_MAX:
-            raise ValueError(f"term {message.term}")
-        return message
+        return _decode(data)
     except (ValueError, struct.error) as error:
         raise ProtocolError(f"no message of a replica: {error}") from None
 

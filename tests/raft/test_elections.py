@@ -71,6 +71,20 @@ class TermsTest(SynchronousTestCase):
                 self.assertIsNone(node.core.hard_state.voted_for)
                 self.assertIsNone(node.core.leader)
 
+    def test_a_term_from_nowhere_is_not_taken_over(self) -> None:
+        """Who took over the last number there is could never campaign again, nor could anybody else."""
+        group = Group(3)
+        group.elect(1)
+        for kind in (Heartbeat, Vote, HeartbeatReply):
+            fields = {
+                Heartbeat: {"commit_index": 0, "round": 0},
+                Vote: {"last_index": 9, "last_term": 9, "transfer": True},
+                HeartbeatReply: {"round": 0},
+            }[kind]
+            for number in (1, 2):
+                group.deliver(said(kind, 3, number, term=2**64 - 1, **fields))
+                self.assertEqual(group[number].core.term, 1, kind)
+
     def test_a_leader_of_a_newer_term_is_followed(self) -> None:
         for role in Role:
             _, node = self.in_role(role)

@@ -299,12 +299,12 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
     (
         "sessions of one time do not expire together",
         "sessions.py",
-        [("or (rows_left <= 0 and session.last_write_ms != last_ms):", "or rows_left <= 0:")],
+        [("or (rows_max <= 0 and session.last_write_ms != last_ms):", "or rows_max <= 0:")],
     ),
     (
         "all sessions may expire at once",
         "sessions.py",
-        [("or (rows_left <= 0 and session.last_write_ms != last_ms):", "or False:")],
+        [("or (rows_max <= 0 and session.last_write_ms != last_ms):", "or False:")],
     ),
     (
         "a caller's failure ends the replica",
@@ -339,7 +339,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
     (
         "tables follow entries alone, however many sessions changed",
         "server/replica.py",
-        [("            or self.state_machine.changed_rows >= tuning.flush_rows\n", "")],
+        [("            or self.state_machine.has_changed(tuning.flush_rows, tuning.flush_bytes)\n", "")],
     ),
     (
         "the log on the disk not counted",
@@ -355,16 +355,24 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
     (
         "a blank disk begins with the members wanted",
         "server/clustered.py",
-        [("                self._start_replica(place.first)\n", "                self._start_replica(place.wanted)\n")],
+        [("self._join(place.cluster, place.first)", "self._join(place.cluster, place.wanted)")],
     ),
     (
         "a server starts only once a manager has answered",
         "server/clustered.py",
         [
-            ("        if not directory.is_new:\n            self._start_replica(NOBODY)\n", ""),
             (
-                "            if directory.is_new and place.first is not None:\n                directory.join(place.cluster)\n",
-                "            if self._host is None and place.first is not None:\n                directory.join(place.cluster)\n",
+                "        super().open()\n",
+                "        begin, self._start_replica = self._start_replica, lambda first: None\n"
+                "        super().open()\n"
+                "        self._start_replica = begin\n",
+            ),
+            (
+                "        if directory.is_new and place.first is not None:\n"
+                "            self._join(place.cluster, place.first)\n",
+                "        if self._host is None and place.first is not None:\n"
+                "            directory.join(place.cluster)\n"
+                "            self._start_replica(place.first)\n",
             ),
         ],
     ),

@@ -1,0 +1,139 @@
+"""The side of a connection that answers calls: dispatch, handshake, failures, and bounds on what is in flight.
+
+Servers and managers differ in what they can be asked, and in nothing of this.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from madkv import __version__
+from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
+from madkv.limits import CALL_BYTES_MAX, CALLS_MAX, CALLS_PER_CONNECTION_MAX
+from madkv.wire import codec
+from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
+from madkv.wire.codec import take_integer
+from madkv.wire.protocol import BoxProtocol
+
+
+class AnsweringProtocol(BoxProtocol):
+    """One client's connection. Subclasses add to `_responders` what else can be asked.
+
+    A responder gets the tag and the box of a call; it answers, now or later, or raises.
+    """
+
+    log = Logger()
+
+    def __init__(self, service: "AnsweringFactory", clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self._service = service
+        self._in_flight = 0
+        self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
+            codec.HELLO: self._hello,
+            codec.STATUS: self._status,
+        }
+
+    def connectionMade(self) -> None:
+        """Count the connection in."""
+        super().connectionMade()
+        self._service.connections.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Count the connection out."""
+        super().connectionLost(reason)
+        self._service.connections.discard(self)
+
+    def box_received(self, box: Box) -> None:
+        """Dispatch one call."""
+        command = box.get(COMMAND)
+        if command is None:
+            raise ProtocolError("a box that is no command")
+        tag = box.get(ASK, b"")
+        responder = self._responders.get(command)
+        if responder is None:
+            shown = command[:40].decode("ascii", "backslashreplace")
+            line = f"this {self._service.kind} has no command {shown!r}"
+            self._answer(tag, codec.answer_error_code(tag, codec.UNHANDLED, line))
+            return
+        try:
+            responder(tag, box)
+        except Exception as error:
+            self._answer(tag, self._failure_answer(tag, error))
+
+    def _answer(self, tag: bytes, box: bytes) -> None:
+        if tag:  # a call without a tag wants no answer
+            self.send(box)
+
+    def _failure_answer(self, tag: bytes, error: Exception) -> bytes:
+        if not isinstance(error, MadKVError):
+            self.log.failure("a call failed in a way that was not foreseen", Failure(error))
+            error = InternalError(f"the {self._service.kind} failed; its log says how")
+        return codec.answer_error(tag, error)
+
+    def _hello(self, tag: bytes, box: Box) -> None:
+        service = self._service
+        version = take_integer(box, b"version")
+        if version != codec.PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"this {service.kind} speaks version {codec.PROTOCOL_VERSION}, the client version {version}"
+            )
+        fields = codec.integer(b"version", version) + field(b"node", service.node) + field(b"boot", service.boot)
+        fields += field(b"role", service.role) + field(b"cluster", service.cluster)
+        self._answer(tag, codec.answer(tag, fields))
+
+    def _status(self, tag: bytes, box: Box) -> None:
+        facts = {"node": self._service.node.decode(), "version": __version__, **self._service.status()}
+        self._answer(tag, codec.answer(tag, blob(b"status", json.dumps(facts).encode())))
+
+    # --- Bounds on work in flight -----------------------------------------------------------------------------------
+
+    def _begin(self, size_bytes: int) -> None:
+        """Count a call in; Busy when too much is in flight in all. At its own bound a connection waits."""
+        service = self._service
+        if service.calls >= CALLS_MAX or service.call_bytes >= CALL_BYTES_MAX:
+            raise Busy(f"the {service.kind} has as many calls in flight as it takes")
+        service.calls += 1
+        service.call_bytes += size_bytes
+        self._in_flight += 1
+        if self._in_flight >= CALLS_PER_CONNECTION_MAX:
+            self.hold()
+
+    def _end(self, size_bytes: int) -> None:
+        service = self._service
+        service.calls -= 1
+        service.call_bytes -= size_bytes
+        self._in_flight -= 1
+        if self._in_flight == CALLS_PER_CONNECTION_MAX - 1:
+            self.release()
+
+
+class AnsweringFactory(Factory):
+    """All connections to one node, and what is in flight on them together."""
+
+    noisy = False
+    kind: str
+    """What the node is, in lines for people."""
+    role: bytes
+    """What it is, in the answer to Hello."""
+
+    def __init__(self, clock: IReactorTime, node: bytes, boot: bytes, status: Callable[[], dict[str, Any]]) -> None:
+        """`status` gives the facts for Status, as JSON may hold them."""
+        self._clock = clock
+        self.node = node
+        self.boot = boot
+        self.status = status
+        self.cluster = b""
+        """The cluster's id, empty until it is known."""
+        self.connections: set[AnsweringProtocol] = set()
+        self.calls = 0
+        self.call_bytes = 0
+
+    def close_connections(self) -> None:
+        """At once, whatever they wait for."""
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
