@@ -111,6 +111,8 @@ def test_bounds_are_checked_before_anything_is_sent() -> None:
             lambda: client.delete(long_key),
             lambda: client.scan(long_key, b"z"),
             lambda: client.scan(b"a", long_key),
+            lambda: client.get("text"),  # type: ignore[arg-type]
+            lambda: client.put(b"k", "text"),  # type: ignore[arg-type]
         ):
             with pytest.raises(InvalidArgument):
                 wrong()

@@ -145,6 +145,18 @@ def test_one_line_on_stderr_and_on_it_goes(server: ServerProcess, line: bytes) -
     assert result.stderr[:-1].isascii() and result.stderr[:-1].decode().isprintable()
 
 
+@pytest.mark.parametrize("closing", ["<&-", ">&-"])
+def test_without_stdin_or_stdout_it_does_nothing(server: ServerProcess, closing: str) -> None:
+    """A socket would get the number, and the server what is meant for whoever reads our answers."""
+    script = f'exec "$@" {closing}'
+    result = subprocess.run(
+        ["sh", "-c", script, "sh", *command(server.address)], input=b"PUT closed 1\n", capture_output=True, cwd=ROOT
+    )
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == b"madkv: stdin and stdout must be open\n"
+    assert run(server.address, b"GET closed\n").stdout == b"GET closed null\n"
+
+
 def test_every_bad_line_has_its_complaint(server: ServerProcess) -> None:
     bad = [b"FROB", b"put k v", b"x" * (LINE_BYTES_MAX + 5), b"GET", b"y" * (3 * LINE_BYTES_MAX)]
     result = run(server.address, b"\n\n".join(bad))

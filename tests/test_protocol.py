@@ -276,6 +276,16 @@ class SocketTest(SynchronousTestCase):
         except BlockingIOError:
             return b""
 
+    def test_what_was_not_sent_goes_with_the_connection(self) -> None:
+        """Transport and protocol hold each other: what is in them may stay until the garbage collector comes."""
+        protocol = Collector(self.clock)
+        transport = self.connect(protocol)
+        protocol.send(bytes(8 * 1024 * 1024))
+        self.assertGreater(protocol.unsent_bytes, 4 * 1024 * 1024)
+        transport.connectionLost(Failure(ConnectionAborted()))
+        held = len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer))
+        self.assertEqual((held, transport._tempDataLen, protocol.unsent_bytes), (0, 0, 0))
+
     def test_what_of_twisted_the_write_through_relies_on(self) -> None:
         transport = self.connect(Collector(self.clock))
         self.assertEqual((transport.dataBuffer, transport._tempDataLen, transport.connected), (b"", 0, 1))

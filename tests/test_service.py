@@ -362,6 +362,30 @@ class InFlightTest(SynchronousTestCase):
         tags = [answer[b"_answer"] for answer in self.client.answers()]
         self.assertEqual(sorted(map(int, tags)), list(range(1, count + 1)))
 
+    def test_a_client_that_does_not_read_gets_no_more_answers_made(self) -> None:
+        """Its reads are released all at once, and their answers may be a gigabyte."""
+        tags = [self.client.send(codec.GET, KEY) for _ in range(10)]
+        self.client.protocol.pauseProducing()
+        self.replica.go_on(10)
+        self.assertEqual((self.client.answers(), self.factory.calls), ([], 10))
+        self.client.protocol.resumeProducing()
+        self.assertEqual(len(self.replica.waiting), 10, "each is read again")
+        self.replica.go_on(4)
+        self.client.protocol.pauseProducing()
+        self.replica.go_on(6)
+        self.assertEqual(self.factory.calls, 6)
+        self.client.protocol.resumeProducing()
+        self.finish()
+        self.assertEqual([answer[b"_answer"] for answer in self.client.answers()], tags)
+
+    def test_reads_of_a_client_that_went_without_reading_are_over(self) -> None:
+        for _ in range(10):
+            self.client.send(codec.GET, KEY)
+        self.client.protocol.pauseProducing()
+        self.replica.go_on(10)
+        self.client.protocol.connectionLost()
+        self.assertEqual((self.factory.calls, self.factory.call_bytes), (0, 0))
+
     def test_the_server_at_its_bound_is_busy(self) -> None:
         clients = [Client(self.factory) for _ in range(CALLS_MAX // 1000 + 1)]
         for client in clients:

@@ -23,11 +23,17 @@ def _notice(text: str) -> None:
         pass
 
 
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def _keep_stderr_open() -> None:
     """Without a stderr the socket would get its number, and complaints would go to the server."""
-    try:
-        os.fstat(2)
-    except OSError:
+    if not _is_open(2):
         null = os.open(os.devnull, os.O_WRONLY)
         if null != 2:
             os.dup2(null, 2)
@@ -37,6 +43,9 @@ def _keep_stderr_open() -> None:
 def main(arguments: list[str]) -> int:
     """Read the command line (by hand: argparse alone would double the time to start), serve stdin."""
     _keep_stderr_open()
+    if not (_is_open(0) and _is_open(1)):
+        _notice("stdin and stdout must be open")  # else a socket would get the number, and the server our answers
+        return EXIT_FAILED
     if arguments in (["--help"], ["-h"]):
         from madkv.client import line
 

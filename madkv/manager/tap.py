@@ -95,7 +95,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
         for name, what in (("servers", "where the servers are"), ("backer", "where to keep the data")):
-            if self[name] is None:
+            if not self[name]:
                 raise usage.UsageError(f"--{name} is needed: {what}")
         if (self["replica"] is None) != (self["p2p-port"] is None):
             raise usage.UsageError("--replica and --p2p-port go together")

@@ -96,6 +96,7 @@ class ClusteredServer(Node):
         self._shape = shape
         self._registration: Registration | None = None
         self._place: Place | None = None
+        self._lacks_vote = False  # whether its disk was found to have none
         self._is_known = False  # whether a manager has accepted this server in this life of it
 
     # --- Life -------------------------------------------------------------------------------------------------------
@@ -144,7 +145,12 @@ class ClusteredServer(Node):
     def _has_vote(self) -> bool:
         """Whether this disk counts in its group, by a configuration that is committed."""
         core = None if self._host is None else self._host.replica.core
-        return core is not None and core.is_voter and core.commit_index >= core.last_configuration_index
+        if core is None or core.commit_index < core.last_configuration_index:
+            return False
+        if core.is_voter and self._lacks_vote:
+            self.log.info("{node} has caught up, and has a vote on its new disk", node=self.node)
+        self._lacks_vote = not core.is_voter
+        return core.is_voter
 
     def _rejected(self, why: str) -> None:
         if not self._is_known:

@@ -56,7 +56,7 @@ from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
 from madkv.wire.peer import Encoder, decode
-from madkv.wire.protocol import BoxProtocol
+from madkv.wire.protocol import BoxProtocol, why_lost
 
 _OVERHEAD_BYTES = 64 * 1024  # of a message, of one operation or record in it, and of the fields that carry it
 assert USUAL.append_bytes + KEY_BYTES_MAX + VALUE_BYTES_MAX + _OVERHEAD_BYTES <= PEER_BOX_BYTES_MAX
@@ -191,7 +191,7 @@ class _OutgoingProtocol(CallerProtocol):
         """Tell those who wait for this."""
         super().connectionLost(reason)
         for waiting in self._waiting_for_end:
-            waiting.callback(reason.getErrorMessage())
+            waiting.callback(why_lost(reason))
 
 
 class _Link:
@@ -463,7 +463,8 @@ def _check_hello(links: PeerLinks, box: Box) -> int:
 
 def _shown(name: bytes) -> str:
     """A name for a line of text, whatever it is."""
-    return name[:32].decode("ascii", "backslashreplace")
+    text = name[:32].decode("ascii", "backslashreplace")
+    return text if text.isprintable() else ascii(text)
 
 
 class PeerFactory(Factory):

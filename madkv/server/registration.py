@@ -114,7 +114,8 @@ class Registration:
         self._at = 0
         self._failed_in_a_row = 0
         self._connection: CallerProtocol | None = None
-        self._said = ""
+        self._said: str | None = ""
+        """What was said last; None: that it is registered."""
         self._running: Deferred[None] | None = None
         self.hurry = False
         """Whether to register again soon, since a change is under way."""
@@ -173,8 +174,8 @@ class Registration:
             self.cluster = place.cluster  # Before, nothing binds it to these managers.
         if place.first is None:
             self._say("registered; waiting until every replica of the group has registered")
-        elif self._said:
-            self._said = ""
+        elif self._said is not None:
+            self._said = None
             self.log.info("registered at the manager at {address}", address=show_address(self._address))
         self._accepted(place)
         return AGAIN_SECONDS if place.first is not None else RETRY_SECONDS

@@ -34,6 +34,10 @@ class Replica(Protocol):
         """`released` gets the pairs at a moment when reading `key` is linearizable, or an error."""
 
 
+ReadAnswer = Callable[[bytes, Any], bytes]
+"""Makes the answer to a read, of its tag and the pairs at the moment that it was released for."""
+
+
 class ServerProtocol(AnsweringProtocol):
     """One client's connection."""
 
@@ -42,6 +46,8 @@ class ServerProtocol(AnsweringProtocol):
     def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
         super().__init__(service, clock)
         self._sessions_opened = 0
+        self._unanswered: list[tuple[bytes, int, ReadAnswer, bytes]] = []
+        """Reads that were released while the client did not read what it had been sent: (tag, bytes, answer, key)."""
         self._responders |= {
             codec.GET: self._get,
             codec.SWAP: partial(self._write_call, WriteKind.SWAP),
@@ -56,6 +62,18 @@ class ServerProtocol(AnsweringProtocol):
         """Let go of what was kept for this client."""
         super().connectionLost(reason)
         self._service.cuts.close_all_of(self)
+        unanswered, self._unanswered = self._unanswered, []
+        for _, size_bytes, _, _ in unanswered:
+            self._end(size_bytes)
+
+    def resumeProducing(self) -> None:
+        """The client has read it all: make the answers that waited for that, each by a read of its own."""
+        self._unread_by_peer = False
+        unanswered, self._unanswered = self._unanswered, []
+        for tag, size_bytes, answer_of, key in unanswered:
+            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of, key))
+        if not self._unread_by_peer:
+            super().resumeProducing()
 
     # --- Sessions ---------------------------------------------------------------------------------------------------
 
@@ -85,7 +103,7 @@ class ServerProtocol(AnsweringProtocol):
     def _propose(self, tag: bytes, operation: Operation, size_bytes: int) -> None:
         self._begin(size_bytes)
         try:
-            self._service.replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer))
+            self._service.replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer, None))
         except BaseException:
             self._end(size_bytes)
             raise
@@ -147,20 +165,29 @@ class ServerProtocol(AnsweringProtocol):
             cut.close()
             raise
 
-    def _read(self, tag: bytes, key: bytes, answer_of: Callable[[bytes, MemoryStore], bytes], size_bytes: int) -> None:
+    def _read(self, tag: bytes, key: bytes, answer_of: ReadAnswer, size_bytes: int) -> None:
         if not tag:
             return  # nobody wants to know, so nothing would hold back whoever asks
         self._begin(size_bytes)
         try:
-            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of))
+            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of, key))
         except BaseException:
             self._end(size_bytes)
             raise
 
     # --- What both end in -------------------------------------------------------------------------------------------
 
-    def _complete(self, tag: bytes, size_bytes: int, answer_of: Callable[[bytes, Any], bytes], result: Any) -> None:
-        """Answer a call that the replica is through with. A failure here is this call's, never the replica's."""
+    def _complete(
+        self, tag: bytes, size_bytes: int, answer_of: ReadAnswer, read_key: bytes | None, result: Any
+    ) -> None:
+        """Answer a call that the replica is through with. A failure here is this call's, never the replica's.
+
+        `read_key`: the key that was read, None for other calls. The answer to a read is made only when there is room
+        for it, since those of all reads in flight may be a gigabyte; it is as good at any later moment.
+        """
+        if self._unread_by_peer and read_key is not None and self.open:
+            self._unanswered.append((tag, size_bytes, answer_of, read_key))
+            return
         try:
             answer = codec.answer_error(tag, result) if isinstance(result, MadKVError) else answer_of(tag, result)
         except Exception as error:

@@ -59,7 +59,7 @@ class Options(usage.Options):
                     raise usage.UsageError(f"--{name} goes with --managers")
             self["shape"] = None
             return
-        if self["backer"] is None:
+        if not self["backer"]:
             raise usage.UsageError("--backer is needed with --managers: where to keep the data")
         if (self["replica"] is None) != (self["p2p-port"] is None):
             raise usage.UsageError("--replica and --p2p-port go together")

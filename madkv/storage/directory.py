@@ -140,7 +140,7 @@ class Directory:
                     f"{self.path} has layout {layout}; this version of MadKV knows layout {LAYOUT_VERSION}"
                 )
             return Identity(str(facts["cluster"]), str(facts["node"]), bytes.fromhex(facts["disk"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, OverflowError, KeyError, TypeError):
             raise WrongDirectory(f"{self.path / IDENTITY_FILE} cannot be read: the directory is damaged") from None
 
 

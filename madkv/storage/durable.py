@@ -120,6 +120,8 @@ class DurableStorage(StoredState):
             self._drop_other_generation()
         except lmdb.Error as error:
             self._env.close()
+            if directory.is_new:
+                raise StoreFailed(f"{self._path} cannot be made: {error} ({_room(self._path)})") from None
             raise Damaged(f"{self._path} is damaged: {error}") from None
         except BaseException:
             self._env.close()
@@ -139,7 +141,7 @@ class DurableStorage(StoredState):
         size = 0
         with self._reading(), self._read().cursor(db=self._log_table) as cursor:
             for key, record in cursor.iternext() if cursor.set_key(index_key(first)) else ():
-                entry = decode_entry(key, record)
+                entry = self._entry(key, record)
                 if entry.index != first + len(found):
                     break
                 found.append(entry)
@@ -154,9 +156,11 @@ class DurableStorage(StoredState):
         """The value of a key. Raises Damaged."""
         try:
             record = self._read().get(key, db=self._pairs_table)
+            return None if record is None else unseal(key, record)
         except lmdb.Error as error:  # not `_reading`: this is called for every write
             raise Damaged(f"{self._path} cannot be read: {error}") from None
-        return None if record is None else unseal(key, record)
+        except Damaged as error:
+            raise Damaged(f"{self._path}: {error}") from None
 
     def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key <= end in key order; good until the reactor's turn ends. Raises Damaged."""
@@ -165,7 +169,7 @@ class DurableStorage(StoredState):
                 for key, record in cursor.iternext():
                     if key > end:
                         return
-                    yield key, unseal(key, record)
+                    yield key, self._unseal(key, record)
 
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """The whole table of sessions, for start-up. Raises Damaged."""
@@ -182,7 +186,7 @@ class DurableStorage(StoredState):
         with self._reading(), txn.cursor(db=table) as cursor:
             for key, record in cursor:
                 count += 1
-                yield key, unseal(key, record)
+                yield key, self._unseal(key, record)
         if count != txn.stat(table)["entries"]:
             raise Damaged(f"{self._path} is damaged: a table has lost a part")
 
@@ -371,11 +375,23 @@ class DurableStorage(StoredState):
     def _sessions_table(self) -> Any:
         return self._state_tables[self._meta.generation][SESSIONS]
 
+    def _unseal(self, key: bytes, record: bytes) -> bytes:
+        try:
+            return unseal(key, record)
+        except Damaged as error:
+            raise Damaged(f"{self._path}: {error}") from None
+
+    def _entry(self, key: bytes, record: bytes) -> Entry:
+        try:
+            return decode_entry(key, record)
+        except Damaged as error:
+            raise Damaged(f"{self._path}: {error}") from None
+
     def _sealed(self, txn: Any, key: bytes) -> bytes:
         record = txn.get(key, db=self._meta_table)
         if record is None:
             raise Damaged(f"{self._path} has no {key.decode()}: it is not a finished store")
-        return unseal(key, record)
+        return self._unseal(key, record)
 
     def _put_meta(self, txn: Any, meta: Meta) -> None:
         txn.put(_META, seal(_META, encode_meta(meta)), db=self._meta_table)
@@ -402,7 +418,7 @@ class DurableStorage(StoredState):
             if cursor.first():
                 first_stored = min(first_stored, index_of(cursor.key()))
             for key, record in cursor.iternext() if cursor.set_range(index_key(meta.snapshot_index + 1)) else ():
-                entry = decode_entry(key, record)
+                entry = self._entry(key, record)
                 if entry.index != index.last_index + 1:
                     raise Damaged(f"{self._path}: the log jumps from entry {index.last_index} to {entry.index}")
                 if entry.term < (index.term_of(index.last_index) or 0):
@@ -450,7 +466,7 @@ class _Source:
         term = meta.snapshot_term
         if meta.applied_index > meta.snapshot_index:
             key = index_key(meta.applied_index)
-            term = decode_entry(key, self._txn.get(key, db=storage._log_tables[meta.log_generation]) or b"").term
+            term = storage._entry(key, self._txn.get(key, db=storage._log_tables[meta.log_generation]) or b"").term
         self.head = SnapshotHead(meta.applied_index, term, meta.applied_configuration)
 
     def records(self, table: int) -> Iterator[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
 """The calling side of a connection under Twisted: many calls in flight, each answered by its tag."""
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -10,7 +10,14 @@ from madkv.errors import ProtocolError
 from madkv.limits import SLOWEST_BYTES_PER_SECOND, TRY_SECONDS_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import ANSWER, ERROR, Box
-from madkv.wire.protocol import BoxProtocol
+from madkv.wire.protocol import BoxProtocol, why_lost
+
+
+class CallLost(ConnectionLost):
+    """The connection went while a call waited for its answer: whether it was executed is unknown. Says why."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CallerProtocol(BoxProtocol):
@@ -36,11 +43,11 @@ class CallerProtocol(BoxProtocol):
 
         When nothing at all has come for `try_seconds` since the call should have reached the other side, even over the
         slowest link, the connection is dropped. Every call that waits when the connection goes fails with
-        ConnectionLost: whether it was executed is unknown.
+        CallLost: whether it was executed is unknown.
         """
         answered: Deferred[Box] = Deferred()
         if not self.open:
-            answered.errback(ConnectionLost("the connection is closed"))
+            answered.errback(CallLost("the connection is closed"))
             return answered
         self._last_tag += 1
         data = codec.request(self._last_tag, command, fields)
@@ -109,8 +116,7 @@ class CallerProtocol(BoxProtocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
-        closed = "closed by the other side" if reason.check(ConnectionDone) else reason.getErrorMessage()
         waiting, self._waiting = self._waiting, {}
         for _, _, answered in waiting.values():
-            answered.errback(ConnectionLost(self._why_dropped or closed))
+            answered.errback(CallLost(self._why_dropped or why_lost(reason)))
         self._closed.callback(None)

@@ -9,6 +9,7 @@ byte. Whoever subclasses it handles whole boxes and nothing else.
 from collections import deque
 from typing import Any
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -35,6 +36,13 @@ _GREETINGS = (
 
 def _looks_like(data: bytes) -> str:
     return next((f"; it looks like {what}" for prefix, what in _GREETINGS if data.startswith(prefix)), "")
+
+
+def why_lost(reason: Failure) -> str:
+    """Why a connection is no more, for a line that somebody reads."""
+    if reason.check(ConnectionDone):
+        return "closed by the other side"
+    return "the connection was lost" if reason.check(ConnectionLost) else reason.getErrorMessage().rstrip(".")
 
 
 @implementer(IPushProducer)
@@ -134,6 +142,12 @@ class BoxProtocol(Protocol):
         if self._next_slice is not None:
             self._next_slice.cancel()
             self._next_slice = None
+        transport = self.transport
+        if getattr(transport, "dataBuffer", None) is not None:
+            # It keeps what could not be sent, and with this protocol it makes a cycle that the garbage collector may
+            # find only long after.
+            transport.dataBuffer, transport.offset = b"", 0
+            transport._tempDataBuffer, transport._tempDataLen = [], 0
 
     def dataReceived(self, data: bytes) -> None:
         """Cut what arrived into boxes and handle them, in order."""

@@ -17,6 +17,8 @@ from tests.storage.crash import Expected, check_directory, check_that_it_goes_on
 from tests.storage.writer import open_store
 
 SIZE, LARGER_SIZE = "500k", "64m"
+TOO_SMALL = ("20k", "28k", "36k")
+"""Too small for a store at all; LMDB says one thing or another about that."""
 SEED = 5
 
 
@@ -60,6 +62,11 @@ def main(directory: str) -> int:
     opened(store, "without LMDB's table of readers")
     opened(Path(directory, "new"), "as a new one")
     mount(directory, "-o", f"remount,size={LARGER_SIZE}")
+    for size in TOO_SMALL:
+        small = Path(directory, f"of {size}")
+        small.mkdir()
+        mount(str(small), "-o", f"size={size}")
+        opened(small / "new", f"a new one in {size}")
     steps = check_directory(store, Expected(SEED), acknowledged)
     check_that_it_goes_on(store)
     print(f"with more room: opens, holds {steps} steps, and goes on")

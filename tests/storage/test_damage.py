@@ -45,10 +45,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
     command = [*unshare, sys.executable, "-m", "tests.storage.full_disk", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    written, _, without, new, after = done.stdout.splitlines()
+    written, _, without, new, *too_small, after = done.stdout.splitlines()
     assert re.search(r"status 1, [0-9]+ acknowledged, said 'madkv: .* a commit failed: .* 0 bytes free\)'$", written)
     assert without.endswith("lock.mdb cannot be made: No space left on device (its disk has 0 bytes free)")
     assert re.search(r"cannot use the directory \S+/new: No space left on device$", new)
+    for line in too_small:
+        assert re.search(r" cannot be made: .* \(its disk has [0-9,]+ bytes free\)$", line), line
+    assert len(too_small) == 3
     assert after.endswith("and goes on")
 
 
