@@ -230,6 +230,25 @@ def test_a_stopped_node_answers_nothing_and_goes_on_when_it_may(cluster: Cluster
     cluster.wait_until_caught_up(node)
 
 
+def test_under_load_nodes_that_are_a_moment_behind_have_caught_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every look one or the other lacks what its leader has just committed."""
+    group = [parse_node(f"s0.{replica}") for replica in range(3)]
+    cluster = Cluster(Shape.local(range(1, 1 + Shape.ports_needed(1, 3, 1)), 1, 3, 1), tmp_path)
+    looks = iter([(100, 0, 90), (200, 0, 199), (300, 150, 290), (400, 390, 400)])
+
+    def statuses(nodes: object) -> dict[Node, dict[str, object]]:
+        return {
+            node: {"role": "follower", "term": 1, "applied": applied, "commit": 0, "voters": group}
+            for node, applied in zip(group, next(looks), strict=True)
+        } | {group[0]: {"role": "leader", "term": 1, "applied": 400, "commit": 100, "voters": group}}
+
+    monkeypatch.setattr(cluster, "statuses", statuses)
+    look = cluster.catching_up(group)
+    assert [look(), look(), look()] == [False, False, True]
+
+
 def test_a_node_that_ends_by_itself_is_noticed(cluster: Cluster) -> None:
     node = parse_node("s0")
     pid = cluster.pid(node)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -241,11 +241,29 @@ class Cluster:
 
         One on a new disk gets its vote only then; before, the others of its group cannot be done without.
         """
-        self.wait_until(lambda: self.have_caught_up(*nodes), f"the catching up of {listed(nodes)}", seconds)
+        self.wait_until(self.catching_up(nodes), f"the catching up of {listed(nodes)}", seconds)
 
-    def have_caught_up(self, *nodes: Node) -> bool:
-        """Whether these have applied all that their leaders have committed."""
-        return all(map(self._has_caught_up, nodes))
+    def catching_up(self, nodes: Iterable[Node]) -> Callable[[], bool]:
+        """To be asked again and again: whether each of these, at one look or another, had applied what its leader had
+        committed at the first one.
+
+        Not what is committed by then: of many nodes under load one or the other is always a moment behind.
+        """
+        waiting = set(nodes)
+        targets: dict[str, int] = {}
+
+        def look() -> bool:
+            for group in {node.group for node in waiting}:
+                statuses = self.statuses(self.shape.nodes(group))
+                leader = leader_of(statuses)
+                theirs = None if leader is None else statuses[leader]
+                if theirs is not None:
+                    target = targets.setdefault(group, theirs["commit"])
+                    done = {node for node in self.shape.nodes(group) if _has_caught_up(statuses, node, theirs, target)}
+                    waiting.difference_update(done)
+            return not waiting
+
+        return look
 
     def _each_group_serves(self) -> bool:
         statuses = self.statuses(self._processes)
@@ -254,15 +272,6 @@ class Cluster:
             if leader is None or (leader.partition is not None and not (statuses[leader] or {}).get("epoch")):
                 return False
         return True
-
-    def _has_caught_up(self, node: Node) -> bool:
-        statuses = self.statuses(self.shape.nodes(node.group))
-        leader, mine = leader_of(statuses), statuses[node]
-        theirs = None if leader is None else statuses[leader]
-        if mine is None or theirs is None:
-            return False
-        all_vote = all(len(each.get("voters", ())) == len(statuses) for each in (mine, theirs))
-        return all_vote and mine.get("applied", -1) >= theirs["commit"] and mine.get("term") == theirs["term"]
 
     def _end(self, number: signal.Signals, nodes: Iterable[Node]) -> bool:
         ending = [(node, self._processes.pop(node)) for node in nodes if node in self._processes]
@@ -296,6 +305,14 @@ def leader_of(statuses: dict[Node, Status | None]) -> Node | None:
     """Of a group's statuses: who leads it. One that was cut off may still think so, in an earlier term."""
     leaders = [(status["term"], node) for node, status in statuses.items() if status and status.get("role") == "leader"]
     return max(leaders)[1] if leaders else None
+
+
+def _has_caught_up(statuses: Mapping[Node, Status | None], node: Node, leaders: Status, target: int) -> bool:
+    mine = statuses[node]
+    if mine is None:
+        return False
+    all_vote = all(len(each.get("voters", ())) == len(statuses) for each in (mine, leaders))
+    return all_vote and mine.get("applied", -1) >= target and mine.get("term") == leaders["term"]
 
 
 def listed(nodes: Iterable[Node]) -> str:

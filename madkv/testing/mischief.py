@@ -140,7 +140,7 @@ class Mischief(AbstractContextManager["Mischief"]):
         strike()
         heal()
         healed_ns = time.monotonic_ns()
-        self.wait_until(lambda: self.cluster.have_caught_up(*nodes), f"the catching up of {named}")
+        self.wait_until(self.cluster.catching_up(nodes), f"the catching up of {named}")
         recovered_ns = time.monotonic_ns()
         self.faults.append(Fault(what, tuple(nodes), began_ns, healed_ns, recovered_ns))
         self.tell(f"over after {(recovered_ns - began_ns) / 1e9:.2f} s: {named}")
