@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from madkv.partitions import PartitionMap
-from madkv.testing import chaos, crashfuzz, operate
+from madkv.testing import chaos, crashfuzz, health
 from madkv.testing.ask import Status, ask_map, ask_status
 from madkv.testing.cluster import Cluster, ClusterError, leader_of
 from madkv.testing.cluster_cases import keys_of
@@ -48,7 +48,8 @@ def test_the_table_of_a_cluster() -> None:
         Node(1, 0): None,
         Node(None, 0): {"role": "starting"},
     }
-    assert operate.table(statuses, {S00: 41, S01: 42, S02: 43}) == [
+    pids = {**dict.fromkeys(statuses), S00: 41, S01: 42, S02: 43}
+    assert health.table(statuses, pids) == [
         "node  role      term  leader  commit  applied  lag     size  pid",
         "s0.0  leader       3  itself      12       12    0  3.0 MiB   41",
         "s0.1  follower     3  s0.0         9        8    4  3.0 MiB   42",
@@ -62,9 +63,9 @@ def test_what_is_wrong_with_a_cluster_is_said() -> None:
     shape = Shape.local(range(100, 100 + Shape.ports_needed(1, 3, 1)), 1, 3)
     well: dict[Node, Status | None] = {node: status("follower", 1, 0, 1, 1) for node in shape.nodes()}
     well |= {Node(None, 0): status("leader", 1, 0, 1, 1), S00: status("leader", 1, 0, 1, 1)}
-    assert operate.ailments(shape, well) == []
-    assert operate.ailments(shape, {**well, S02: None}) == ["s0.2 does not answer"]
-    assert operate.ailments(shape, {**well, S00: None, S02: None}) == [
+    assert health.ailments(well) == []
+    assert health.ailments({**well, S02: None}) == ["s0.2 does not answer"]
+    assert health.ailments({**well, S00: None, S02: None}) == [
         "s0.0, s0.2 do not answer",
         "group s0 has no leader: it waits",
     ]
@@ -74,7 +75,7 @@ def test_what_is_wrong_with_a_cluster_is_said() -> None:
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 19, "2.5 MiB"), (1 << 41, "2048.0 GiB")]
 )
 def test_sizes_for_people(count: int, text: str) -> None:
-    assert operate.size(count) == text
+    assert health.size(count) == text
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_a_cluster_serves_and_tells_how_it_is(cluster: Cluster) -> None:
         "s0": "leader",
         "s1": "leader",
     }
-    assert operate.ailments(cluster.shape, statuses) == []
+    assert health.ailments(statuses) == []
     partition_map = ask_map(cluster.address)
     assert partition_map is not None
     for partition in (0, 1):
