@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from madkv.partitions import PartitionMap
-from madkv.testing import chaos, crashfuzz, health
+from madkv.testing import chaos, crashfuzz, health, leaderkills
 from madkv.testing.ask import Status, ask_map, ask_status
 from madkv.testing.cluster import Cluster, ClusterError, leader_of
 from madkv.testing.cluster_cases import keys_of
@@ -17,6 +17,7 @@ from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.service import OUTGOING_PORTS, free_ports
 from madkv.testing.shape import Node, Shape, ShapeError, parse_node
+from madkv.testing.transcript import Transcript
 
 S00, S01, S02 = (Node(0, replica) for replica in range(3))
 TWO = PartitionMap(1, "", [b"", b"k"], [0, 1], [[("h", 1)], [("h", 2)]])
@@ -109,6 +110,22 @@ def test_chaos_sums_up_by_kind() -> None:
     ]
     assert chaos.table(done)[1].split() == ["killed", "2", "2.00", "3.00", "1.00", "0.50"]
     assert len(chaos.table([])) == 1
+
+
+@pytest.mark.parametrize(
+    ("paused", "passes", "said"),
+    [
+        ([0.77], True, "1 leader killed; nothing could be written for 0.77 s, and 3 s may be"),
+        ([2.0], True, "1 leader killed; nothing could be written for 2.00 s, and 3 s may be"),
+        ([3.5], False, "1 leader killed; nothing could be written for 3.50 s, and 3 s may be"),
+        ([0.5, 1.0, 2.0], True, "  least 0.50, median 1.00, most 2.00"),
+        ([0.5, 2.0, 2.0], False, "  least 0.50, median 2.00, most 2.00"),
+        ([0.5, 0.5, 3.5], False, "  least 0.50, median 0.50, most 3.50"),
+    ],
+)
+def test_pauses_are_judged(paused: list[float], passes: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaderkills.judge(paused, Transcript(None)) is passes
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_who_is_to_be_killed() -> None:
