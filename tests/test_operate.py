@@ -73,6 +73,8 @@ def test_up_and_down_leave_nothing(root: Path, capsys: pytest.CaptureFixture[str
     assert operate.main(["up", f"root={root}"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("the cluster is there already: partitions=1 rf=0 managers=1; all of it runs\n")
+    assert operate.main(["status", f"managers={Cluster.load(root).address}"]) == 0
+    assert rows(capsys.readouterr().out) == [["m", "leader"], ["s0", "leader"]]
     assert operate.main(["down", f"root={root}"]) == 0
     assert not root.exists()
 
