@@ -1,9 +1,9 @@
 """Many line-interface clients as separate processes, driven from one loop.
 
-Theory of operation. Each client is started by a command (`p1::client ADDRESS` of just) in a process group of its own and
-knows nothing of us but its stdin and stdout. At most one line is outstanding per client. A reply to SCAN ends with the
-line `SCAN END`; every other reply is one line. The clock of a call starts right before its line is written to the pipe
-and stops right after the read that completed the reply.
+Theory of operation. Each client is started by a command (`just p1::client ADDRESS`, say) in a process group of its own
+and knows nothing of us but its stdin and stdout. At most one line is outstanding per client. A reply to SCAN ends with
+the line `SCAN END`; every other reply is one line. The clock of a call starts right before its line is written to the
+pipe and stops right after the read that completed the reply.
 """
 
 import os
