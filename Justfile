@@ -32,7 +32,7 @@ default:
 tree:
     @exec {{ python }} -m madkv.testing.tree
 
-# start a server, run the five testcases and a short YCSB A, sum up, clean up
+# start a cluster, have clients call it, kill a leader under them, check every answer, clean up
 [no-exit-message]
 [positional-arguments]
 demo *options:

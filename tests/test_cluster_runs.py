@@ -61,6 +61,7 @@ def test_a_crash_in_the_middle_is_survived(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "Fuzz testing result: PASSED"
     assert "killed (SIGKILL): s0" in done.stdout and "over after" in done.stdout
     assert "By partition: s0 " in done.stdout
+    assert "Some are killed at a quarter of 1,500 calls; " in done.stdout
     assert log.read_text() == done.stdout
 
 

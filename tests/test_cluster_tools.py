@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from madkv.partitions import PartitionMap
-from madkv.testing import chaos, crashfuzz, operate
+from madkv.testing import chaos, crashfuzz, health, leaderkills
 from madkv.testing.ask import Status, ask_map, ask_status
 from madkv.testing.cluster import Cluster, ClusterError, leader_of
 from madkv.testing.cluster_cases import keys_of
@@ -17,6 +17,7 @@ from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.service import OUTGOING_PORTS, free_ports
 from madkv.testing.shape import Node, Shape, ShapeError, parse_node
+from madkv.testing.transcript import Transcript
 
 S00, S01, S02 = (Node(0, replica) for replica in range(3))
 TWO = PartitionMap(1, "", [b"", b"k"], [0, 1], [[("h", 1)], [("h", 2)]])
@@ -48,7 +49,8 @@ def test_the_table_of_a_cluster() -> None:
         Node(1, 0): None,
         Node(None, 0): {"role": "starting"},
     }
-    assert operate.table(statuses, {S00: 41, S01: 42, S02: 43}) == [
+    pids = {**dict.fromkeys(statuses), S00: 41, S01: 42, S02: 43}
+    assert health.table(statuses, pids) == [
         "node  role      term  leader  commit  applied  lag     size  pid",
         "s0.0  leader       3  itself      12       12    0  3.0 MiB   41",
         "s0.1  follower     3  s0.0         9        8    4  3.0 MiB   42",
@@ -62,9 +64,9 @@ def test_what_is_wrong_with_a_cluster_is_said() -> None:
     shape = Shape.local(range(100, 100 + Shape.ports_needed(1, 3, 1)), 1, 3)
     well: dict[Node, Status | None] = {node: status("follower", 1, 0, 1, 1) for node in shape.nodes()}
     well |= {Node(None, 0): status("leader", 1, 0, 1, 1), S00: status("leader", 1, 0, 1, 1)}
-    assert operate.ailments(shape, well) == []
-    assert operate.ailments(shape, {**well, S02: None}) == ["s0.2 does not answer"]
-    assert operate.ailments(shape, {**well, S00: None, S02: None}) == [
+    assert health.ailments(well) == []
+    assert health.ailments({**well, S02: None}) == ["s0.2 does not answer"]
+    assert health.ailments({**well, S00: None, S02: None}) == [
         "s0.0, s0.2 do not answer",
         "group s0 has no leader: it waits",
     ]
@@ -74,7 +76,7 @@ def test_what_is_wrong_with_a_cluster_is_said() -> None:
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 19, "2.5 MiB"), (1 << 41, "2048.0 GiB")]
 )
 def test_sizes_for_people(count: int, text: str) -> None:
-    assert operate.size(count) == text
+    assert health.size(count) == text
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------
@@ -108,6 +110,22 @@ def test_chaos_sums_up_by_kind() -> None:
     ]
     assert chaos.table(done)[1].split() == ["killed", "2", "2.00", "3.00", "1.00", "0.50"]
     assert len(chaos.table([])) == 1
+
+
+@pytest.mark.parametrize(
+    ("paused", "passes", "said"),
+    [
+        ([0.77], True, "1 leader killed; nothing could be written for 0.77 s, and 3 s may be"),
+        ([2.0], True, "1 leader killed; nothing could be written for 2.00 s, and 3 s may be"),
+        ([3.5], False, "1 leader killed; nothing could be written for 3.50 s, and 3 s may be"),
+        ([0.5, 1.0, 2.0], True, "  least 0.50, median 1.00, most 2.00"),
+        ([0.5, 2.0, 2.0], False, "  least 0.50, median 2.00, most 2.00"),
+        ([0.5, 0.5, 3.5], False, "  least 0.50, median 0.50, most 3.50"),
+    ],
+)
+def test_pauses_are_judged(paused: list[float], passes: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaderkills.judge(paused, Transcript(None)) is passes
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_who_is_to_be_killed() -> None:
@@ -194,7 +212,7 @@ def test_a_cluster_serves_and_tells_how_it_is(cluster: Cluster) -> None:
         "s0": "leader",
         "s1": "leader",
     }
-    assert operate.ailments(cluster.shape, statuses) == []
+    assert health.ailments(statuses) == []
     partition_map = ask_map(cluster.address)
     assert partition_map is not None
     for partition in (0, 1):

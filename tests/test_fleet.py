@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -108,6 +109,67 @@ def test_the_first_word_of_waiting_is_passed_on(capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "madkv: waiting for h:1: no (`./justw p1::service` starts a service)\n"
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+def terminated(script: str, times: int) -> tuple[int, str, str]:
+    """Run a script that says a line for each SIGTERM that it wants; its status, and what it said then."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tool:
+        assert tool.stdout
+        for _ in range(times):
+            assert tool.stdout.readline() == "ready\n"
+            tool.send_signal(signal.SIGTERM)
+        out, err = tool.communicate(timeout=SECONDS_MAX)
+    return tool.returncode, out, err
+
+
+def test_a_second_sigterm_does_not_break_the_ending_off() -> None:
+    script = """
+import time
+from madkv.testing.ending import run_tool
+from madkv.testing.fleet import interrupt_on_terminate
+
+def main():
+    interrupt_on_terminate()
+    try:
+        print("ready", flush=True)
+        while True:
+            pass
+    finally:
+        print("ready", flush=True)
+        ends = time.monotonic() + 0.5
+        while time.monotonic() < ends:
+            pass
+        print("ended", flush=True)
+
+run_tool("madkv tool", main)
+"""
+    assert terminated(script, 2) == (130, "ended\n", "madkv tool: interrupted\n")
+
+
+def test_an_interrupt_waits_for_what_must_not_be_cut_in_two() -> None:
+    script = """
+import time
+from madkv.testing.ending import run_tool
+from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
+
+def main():
+    interrupt_on_terminate()
+    with hold_interrupts():
+        print("ready", flush=True)
+        ends = time.monotonic() + 0.5
+        while time.monotonic() < ends:
+            pass
+        print("whole", flush=True)
+    print("and more", flush=True)
+
+run_tool("madkv tool", main)
+"""
+    assert terminated(script, 1) == (130, "whole\n", "madkv tool: interrupted\n")
 
 
 # --- STOP ------------------------------------------------------------------------------------------------------------

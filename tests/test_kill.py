@@ -41,6 +41,22 @@ def test_what_a_command_line_runs(command: str, name: str | None) -> None:
     assert kill.madkv_name(command.split()) == name
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("twistd -n --pidfile= madkv-manager --man-port 1 --servers h:2", " m"),
+        ("twistd -n --pidfile= madkv-manager --man-port 1 --replica 2 --peers none", " m.2"),
+        ("twistd -n --pidfile= madkv-server --partition 1 --api-port 3", " s1"),
+        ("twistd -n --pidfile= madkv-server --replica=0 --partition=1", " s1.0"),
+        ("twistd -n --pidfile= madkv-server --listen 0.0.0.0:1", ""),
+        ("-m madkv.client --server h:1", ""),
+        ("twistd -n madkv-server --partition", " s"),
+    ],
+)
+def test_which_node_a_daemon_is(command: str, name: str) -> None:
+    assert kill.node_name(command.split()) == name
+
+
 def make_checkout(root: Path) -> Path:
     """A directory with `.venv/bin/python`, and modules that are called as MadKV's are but only wait."""
     bin_directory = root / ".venv" / "bin"
@@ -148,5 +164,8 @@ def test_prints_what_it_ended(
     process = start(ours, "-m", "madkv.client")
     assert kill.main() == 0
     assert capsys.readouterr().out == f"ended madkv.client (process {process.pid})\n"
+    process = start(ours, "twistd", "-n", "madkv-server", "--partition", "1", "--replica", "0")
+    assert kill.main() == 0
+    assert capsys.readouterr().out == f"ended madkv-server s1.0 (process {process.pid})\n"
     assert kill.main() == 0
     assert capsys.readouterr().out == "no MadKV process of this checkout is running\n"

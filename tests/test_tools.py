@@ -137,6 +137,46 @@ run_tool("madkv report", lambda: report.main(["p1"]))
     assert interrupted(script) == (130, "madkv report: interrupted\n")
 
 
+def test_interrupted_simulations_end_at_once_with_their_processes() -> None:
+    """There would be hours of work left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "madkv.testing.sim", "run", "100000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    tool = psutil.Process(process.pid)
+    workers: list[psutil.Process] = []
+    try:
+        while not any(worker.cpu_times().user > 0.5 for worker in workers):  # they are at work
+            assert process.poll() is None
+            workers = tool.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS_MAX)
+    finally:
+        process.kill()
+        for worker in workers:
+            worker.kill() if worker.is_running() else None
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "madkv sim: interrupted" and "Traceback" not in err
+    assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize(
+    ("tool", "why"),
+    [
+        (("sim", "run", "0"), "at least one seed, not 0"),
+        (("sim", "run", "-1"), "at least one seed, not -1"),
+        (("chaos", "seconds=0"), "seconds must be more than 0, not 0"),
+        (("chaos", "seconds=-1"), "seconds must be more than 0, not -1"),
+        (("chaos", "seconds=nan"), "seconds must be more than 0, not nan"),
+    ],
+)
+def test_who_is_to_do_nothing_does_not_pass(tool: Sequence[str], why: str) -> None:
+    command = [sys.executable, "-m", f"madkv.testing.{tool[0]}", *tool[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(f"error: {why}")
+
+
 STEP = """
 import os
 from pathlib import Path

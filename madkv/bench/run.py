@@ -318,7 +318,11 @@ def run(arguments: argparse.Namespace) -> str:
             f"# requests from {of}; every answer was checked",
             origin(),
             f"# driver: {cpu_us:.1f} us of CPU a call in the run phase",
-            *([f"# calls of the run phase by partition: {', '.join(partitions)}"] if partitions else []),
+            *(
+                [f"# calls of the run phase by partition, a scan where it begins: {', '.join(partitions)}"]
+                if partitions
+                else []
+            ),
             format_results({"Load": load_phase, "Run": run_phase}),
         ]
     )

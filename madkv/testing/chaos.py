@@ -262,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="give each node a network of its own, and cut it (default: where this machine allows it)",
     )
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    if not 0 < options.seconds < math.inf:
+        parser.error(f"seconds must be more than 0, not {options.seconds:g}")
     if options.network is None:
         options.network = "yes" if is_entered() or is_possible() else "no"
     if options.network == "yes":

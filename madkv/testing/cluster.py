@@ -198,6 +198,19 @@ class Cluster:
         """Ask all to end, then make them; whether all ended in good order."""
         return self.terminate(*list(self._processes))
 
+    def remove_files(self) -> list[str]:
+        """Remove what the cluster has made, once it has ended; what else lies in its root, which then stays."""
+        assert not any(map(self.is_running, self.shape.nodes()))
+        for node in self.shape.nodes():
+            self.wipe(node)
+            self.log(node).unlink(missing_ok=True)
+        self._scratch.unlink(missing_ok=True)
+        (self.root / STATE).unlink(missing_ok=True)
+        left = sorted(path.name for path in self.root.iterdir())
+        if not left:
+            self.root.rmdir()
+        return left
+
     def fallen(self) -> list[Node]:
         """Those that ended although nobody here ended them."""
         return [node for node in self._processes if not self.is_running(node)]
@@ -296,9 +309,14 @@ class Cluster:
                 processes[str(node)] = (process.pid, process.create_time())
             except psutil.NoSuchProcess:
                 continue
-        scratch = self.root / f"{STATE}.new"
-        scratch.write_text(json.dumps({"shape": attrs.asdict(self.shape), "processes": processes}, indent=2) + "\n")
-        scratch.replace(self.root / STATE)
+        self._scratch.write_text(
+            json.dumps({"shape": attrs.asdict(self.shape), "processes": processes}, indent=2) + "\n"
+        )
+        self._scratch.replace(self.root / STATE)
+
+    @property
+    def _scratch(self) -> Path:
+        return self.root / f"{STATE}.new"
 
 
 def leader_of(statuses: dict[Node, Status | None]) -> Node | None:

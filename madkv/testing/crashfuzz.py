@@ -73,6 +73,9 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
             rest += ["--history", str(options.log.with_suffix(".history.jsonl"))]
         fuzz_options = fuzz.parse_options([CLIENTS, "yes", *rest])
         calls = fuzz_options.nclis * fuzz.calls_of(fuzz_options)
+        out.say(
+            f"Some are killed at a quarter of {calls:,} calls; it goes on until all are answered, and they are back."
+        )
         mischief = Mischief(cluster, lambda mischief: crash(mischief, chosen, calls), out.say)
         passed = fuzz.fuzz(fuzz_options, out, mischief.beside)
         partition_map = ask_map(cluster.address)
@@ -86,7 +89,9 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = argparse.ArgumentParser(
-        prog="crashfuzz", description=__doc__, epilog="All else is handed on to the fuzzer."
+        prog="crashfuzz",
+        description=__doc__,
+        epilog="All else is handed on to the fuzzer. ops= times the clients is how many calls there are at least.",
     )
     parser.add_argument("module", choices=("p2", "p3"))
     parser.add_argument("count", type=whole, help="p2: how many servers; p3: how many replicas of each partition")

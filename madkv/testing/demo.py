@@ -12,8 +12,8 @@ from madkv.testing.ask import ask_map
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
+from madkv.testing.health import table
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.operate import table
 from madkv.testing.options import words
 from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript

@@ -1,9 +1,9 @@
 """Many line-interface clients as separate processes, driven from one loop.
 
-Theory of operation. Each client is started by a command (`just p1::client ADDRESS`) in a process group of its own and
-knows nothing of us but its stdin and stdout. At most one line is outstanding per client. A reply to SCAN ends with the
-line `SCAN END`; every other reply is one line. The clock of a call starts right before its line is written to the pipe
-and stops right after the read that completed the reply.
+Theory of operation. Each client is started by a command (`just p1::client ADDRESS`, say) in a process group of its own
+and knows nothing of us but its stdin and stdout. At most one line is outstanding per client. A reply to SCAN ends with
+the line `SCAN END`; every other reply is one line. The clock of a call starts right before its line is written to the
+pipe and stops right after the read that completed the reply.
 """
 
 import os
@@ -11,7 +11,8 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -257,7 +258,31 @@ class Fleet:
 def interrupt_on_terminate() -> None:
     """Make SIGTERM end this process as Ctrl-C does: by an exception, so that what it started is ended too."""
 
-    def raise_interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        # One is enough: a recipe passes on what its process group was sent too, and would break the ending off.
+        for each in heard:
+            signal.signal(each, lambda number, frame: None)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, raise_interrupt)
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        heard.append(signal.SIGINT)
+    for each in heard:
+        signal.signal(each, interrupt)
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let what is done here come to its end before SIGTERM or Ctrl-C is heard. For the main thread."""
+    held: list[int] = []
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each, handler in handlers.items():
+        if callable(handler):
+            signal.signal(each, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in held:
+            signal.raise_signal(number)

@@ -264,7 +264,8 @@ def fuzz(
             if options.history:
                 write_history(options.history, about, run.history)
     if partition_map:
-        out.say(f"By partition: {by_partition(partition_map, run.history)}")
+        calls_of_each = by_partition(partition_map, run.history)
+        out.say(f"By partition: {calls_of_each} (a Scan counts in each partition that it touches)")
     if options.history:
         out.say(f"History: {options.history}")
     if failure is not None:

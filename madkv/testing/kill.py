@@ -7,6 +7,7 @@ spared, so that a program may call `kill` and go on.
 
 import shutil
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import psutil
@@ -36,6 +37,20 @@ def madkv_name(words: Sequence[str]) -> str | None:
     if script == "twistd":
         return next((word for word in rest if word in PLUGINS), None)
     return script if script == "madkv" else None
+
+
+def node_name(words: Sequence[str]) -> str:
+    """Which node of a cluster a daemon is, by its options, such as ` s0.1`; empty for what is none."""
+    plugin = next((word for word in words if word in PLUGINS), None)
+    options: dict[str, str] = {}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        if name in ("--partition", "--replica"):
+            options[name] = value if equals else following
+    if plugin is None or (plugin == "madkv-server" and "--partition" not in options):
+        return ""
+    group = "m" if plugin == "madkv-manager" else f"s{options['--partition']}"
+    return f" {group}.{options['--replica']}" if "--replica" in options else f" {group}"
 
 
 def interpreter_of(process: psutil.Process, command: str) -> Path | None:
@@ -70,7 +85,7 @@ def find(root: Path) -> list[tuple[psutil.Process, str]]:
         except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
             continue  # gone, or another user's: then it was not started from here by us
         if interpreter is not None and interpreter.parent == bin_directory:
-            found.append((process, name))
+            found.append((process, name + node_name(words)))
     return found
 
 

@@ -64,7 +64,7 @@ def kill_leaders(cluster: Cluster, writer: Writer, count: int, out: Transcript) 
         began_ns = time.monotonic_ns()
         cluster.kill(leader)
         pauses.append((writer.write() - began_ns) / 1e9)
-        out.progress(f"{number + 1} of {count} leaders killed; the last pause was {pauses[-1]:.2f} s")
+        out.progress(f"{number + 1} of {count} killed; the last pause was {pauses[-1]:.2f} s")
         cluster.start(leader)
         cluster.wait_until_caught_up(leader)
     return pauses
@@ -77,13 +77,22 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     with cluster, Fleet([options.just, "p3::client", cluster.address], 1, expected_to_wait=True) as fleet:
         pauses = kill_leaders(cluster, Writer(fleet), options.count, out)
         faults = fleet.dismiss()
+    is_quick = judge(pauses, out)
+    for fault in faults.values():
+        out.say(f"The client {fault}")
+    return is_quick and not faults
+
+
+def judge(pauses: Sequence[float], out: Transcript) -> bool:
+    """Say how long the pauses were; whether they are within their bounds. One alone has no median."""
     median, longest = statistics.median(pauses), max(pauses)
+    if len(pauses) == 1:
+        out.say(f"1 leader killed; nothing could be written for {longest:.2f} s, and {PAUSE_SECONDS_MAX:g} s may be")
+        return longest <= PAUSE_SECONDS_MAX
     out.say(f"{len(pauses)} leaders killed; nothing could be written for, in seconds:")
     out.say(f"  least {min(pauses):.2f}, median {median:.2f}, most {longest:.2f}")
     out.say(f"  bounds: median {MEDIAN_SECONDS_MAX:g}, most {PAUSE_SECONDS_MAX:g}")
-    for fault in faults.values():
-        out.say(f"The client {fault}")
-    return median <= MEDIAN_SECONDS_MAX and longest <= PAUSE_SECONDS_MAX and not faults
+    return median <= MEDIAN_SECONDS_MAX and longest <= PAUSE_SECONDS_MAX
 
 
 def main(argv: Sequence[str] | None = None) -> int:

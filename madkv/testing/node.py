@@ -1,4 +1,4 @@
-"""Become one node of a cluster, as `just p2::service` and `just p3::service` do: find its command line, run it.
+"""Become one node of a cluster, as `./justw p2::service` and `./justw p3::service` do: find its command line, run it.
 
 `madkv.testing.node p2 NODE MANAGER SERVERS BACKER_PREFIX` and
 `madkv.testing.node p3 NODE MANAGERS MANAGER_P2PS SERVER_RF SERVERS SERVER_P2PS BACKER_PREFIX`; what follows is handed

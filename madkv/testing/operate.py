@@ -1,116 +1,93 @@
-"""Run a cluster on this machine: `just cluster::up`, and then `status`, `kill-node`, `start-node` and so on."""
+"""Run a cluster on this machine: `./justw cluster::up`, and then `status`, `kill-node`, `start-node` and so on."""
 
 import argparse
-import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from madkv.testing.ask import Status, ask_map
+from madkv.limits import REPLICAS_MAX
+from madkv.testing.ask import Status
 from madkv.testing.checkout import ROOT
-from madkv.testing.cluster import STATE, Cluster, ClusterError, leader_of
-from madkv.testing.ending import run_tool
-from madkv.testing.fleet import interrupt_on_terminate
+from madkv.testing.cluster import STATE, Cluster, ClusterError, leader_of, listed
+from madkv.testing.ending import complain, run_tool
+from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
+from madkv.testing.health import look_by_managers, report, slot_state
 from madkv.testing.options import whole, words
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
 
-COLUMNS = ("node", "role", "term", "leader", "commit", "applied", "lag", "size", "pid")
-LEFT_ALIGNED = ("node", "role", "leader")
+PARTITIONS, REPLICAS, MANAGERS = 2, 3, 3
+"""Of a new cluster, where nothing else is said."""
 REPLACED_SECONDS_MAX = 60.0
 
 
-def table(statuses: Mapping[Node, Status | None], pids: Mapping[Node, int | None]) -> list[str]:
-    """One line a node, with a heading. Lag counts log entries behind the group's leader."""
-    rows = [dict(zip(COLUMNS, COLUMNS, strict=True))]
-    for node, status in statuses.items():
-        group = {each: status for each, status in statuses.items() if each.group == node.group}
-        rows.append(_row(node, status, group, pids.get(node)))
-    widths = {name: max(len(row[name]) for row in rows) for name in COLUMNS}
-    return [
-        "  ".join(
-            row[name].ljust(widths[name]) if name in LEFT_ALIGNED else row[name].rjust(widths[name]) for name in COLUMNS
-        ).rstrip()
-        for row in rows
-    ]
+def described(shape: Shape) -> str:
+    """A shape by the options that make it."""
+    return f"partitions={shape.partitions} rf={shape.rf or 0} managers={len(shape.managers)}"
 
 
-def _row(node: Node, status: Status | None, group: dict[Node, Status | None], pid: int | None) -> dict[str, str]:
-    row = dict.fromkeys(COLUMNS, "-")
-    row |= {"node": str(node), "pid": "-" if pid is None else str(pid)}
-    if status is None:
-        return row | {"role": "down" if pid is None else "silent"}
-    row["role"] = str(status.get("role", "-"))
-    leader = leader_of(group)
-    committed = ((group[leader] if leader else None) or {}).get("commit")
-    for name in ("term", "commit", "applied"):
-        if name in status:
-            row[name] = str(status[name])
-    if status.get("leader") is not None:
-        known = Node(node.partition, None if node.replica is None else status["leader"])
-        row["leader"] = "itself" if known == node else str(known)
-    if committed is not None and "applied" in status:
-        row["lag"] = str(max(0, committed - status["applied"]))
-    if "data_bytes" in status:
-        row["size"] = size(status["data_bytes"])
-    return row
+def _new(root: Path, options: argparse.Namespace) -> Cluster:
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ClusterError(f"{root} is no cluster's, and not empty: give another root=, or nothing")
+    rf = REPLICAS if options.rf is None else options.rf or None
+    managers = options.managers
+    if rf is None and managers not in (None, 1):
+        raise ShapeError(f"managers: with rf=0, as in project 2, there is 1, not {managers}")
+    partitions = PARTITIONS if options.partitions is None else options.partitions
+    return Cluster.local(root, partitions, rf, MANAGERS if rf and managers is None else managers or 1)
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"
-
-
-def ailments(shape: Shape, statuses: Mapping[Node, Status | None]) -> list[str]:
-    """What is wrong, a line each; none when all nodes answer and every group has a leader."""
-    silent = [str(node) for node, status in statuses.items() if status is None]
-    found = [f"{', '.join(silent)} {'do' if len(silent) > 1 else 'does'} not answer"] if silent else []
-    for group in shape.groups:
-        if leader_of({node: status for node, status in statuses.items() if node.group == group}) is None:
-            found.append(f"group {group} has no leader: {'nothing can be registered' if group == 'm' else 'it waits'}")
-    return found
-
-
-def report(cluster: Cluster) -> int:
-    """Print how the cluster is; the exit status."""
-    statuses = cluster.statuses()
-    print("\n".join(table(statuses, {node: cluster.pid(node) for node in statuses})))
-    found = ailments(cluster.shape, statuses)
-    if ask_map(cluster.address) is None:
-        found.append("no manager has a partition map")
-    for line in found:
-        print(f"unwell: {line}")
-    print(f"clients: just {cluster.shape.project}::client {cluster.address}")
-    return 1 if found else 0
+def _present(root: Path, options: argparse.Namespace) -> Cluster:
+    cluster = Cluster.load(root)
+    shape = cluster.shape
+    has = {"partitions": shape.partitions, "rf": shape.rf or 0, "managers": len(shape.managers)}
+    asked = {name: getattr(options, name) for name in has}
+    if wrong := [f"{name}={value}" for name, value in asked.items() if value not in (None, has[name])]:
+        raise ClusterError(
+            f"the cluster in {root} has {described(shape)}, for good, and not {' '.join(wrong)}: "
+            "`./justw cluster::down` removes it, another root= makes another"
+        )
+    return cluster
 
 
 def up(options: argparse.Namespace) -> int:
-    """Start a cluster, or what does not run of the one that is there; wait until it serves."""
+    """Start a cluster, or what does not run of the one that is there; wait until it serves.
+
+    Broken off, it ends what it has started.
+    """
     root: Path = options.root
-    if (root / STATE).exists():
-        cluster = Cluster.load(root)
-    else:
-        rf = options.rf or None
-        cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1)
+    is_new = not (root / STATE).exists()
+    cluster = _new(root, options) if is_new else _present(root, options)
     began = time.monotonic()
-    cluster.start_all()
-    cluster.wait_until_serving()
+    idle = [node for node in cluster.shape.nodes() if not cluster.is_running(node)]
+    if not is_new:
+        print(f"the cluster is there already: {described(cluster.shape)}; ", end="")
+        print(f"started again: {listed(idle)}" if idle else "all of it runs", flush=True)
+    started: list[Node] = []
+    try:
+        for node in idle:
+            with hold_interrupts():  # else one in the middle of it would leave a process that nobody knows
+                cluster.start(node)
+                started.append(node)
+        cluster.wait_until_serving()
+    except BaseException:
+        cluster.terminate(*started)
+        if started:
+            left = "its files stay" if is_new else "all else is as it was"
+            complain(f"madkv cluster: ended what this has started ({listed(started)}); {left} in {root}")
+        raise
     print(f"the cluster serves after {time.monotonic() - began:.1f} s; files and logs are in {root}")
-    return report(cluster)
+    return _report(cluster)
 
 
 def down(options: argparse.Namespace) -> int:
-    """End a cluster; unless it is kept, remove its files."""
+    """End a cluster; unless it is kept, remove its files, and nothing else."""
     cluster = Cluster.load(options.root)
     in_order = cluster.stop()
-    if options.keep == "no":
-        shutil.rmtree(options.root)
     print(f"ended{'' if in_order else ', some by force'}; files {'kept' if options.keep == 'yes' else 'removed'}")
+    if options.keep == "no" and (left := cluster.remove_files()):
+        print(f"{options.root} stays: the cluster has not made {', '.join(left)}")
     return 0 if in_order else 1
 
 
@@ -137,23 +114,72 @@ def start_node(options: argparse.Namespace) -> int:
     return 0
 
 
+def why_needed(node: Node, group: dict[Node, Status | None]) -> str | None:
+    """Why a group cannot do without a node, by how its members are; None when it can."""
+    others = [each for each in group if each != node]
+    if not others:
+        return "there is no other replica to get its data from"
+    leader = leader_of(group)
+    if leader is None:
+        return "it has no leader"
+    voters = {int(member.partition("/")[0]) for member in (group[leader] or {}).get("voters", ())}
+    # Who follows nobody is cut off, or has just begun; a learner cannot elect.
+    able = [
+        each
+        for each in others
+        if each.replica in voters and (status := group[each]) is not None and status.get("leader") is not None
+    ]
+    needed = len(group) // 2 + 1
+    if len(able) < needed:
+        return f"of its other replicas {listed(able) or 'none'} can vote just now, and {needed} are needed"
+    return None
+
+
 def replace_disk(options: argparse.Namespace) -> int:
     """Take one node's disk for lost: end it, empty its directory, have it replaced, wait until it has caught up."""
     cluster = Cluster.load(options.root)
     node = cluster.shape.node(options.node)
+    if why := why_needed(node, cluster.statuses(cluster.shape.nodes(node.group))):
+        raise ClusterError(f"group {node.group} cannot do without {node}: {why}")
     if why := cluster.replace_disk(node):
         raise ClusterError(why)
+    print(f"the disk of {node} is given up; waiting until the new one has caught up", flush=True)
     cluster.kill(node)
     cluster.wipe(node)
     cluster.start(node)
-    cluster.wait_until_caught_up(node, seconds=REPLACED_SECONDS_MAX)
+    cluster.wait_until(
+        lambda: (
+            cluster.have_caught_up(node)
+            and slot_state(cluster.statuses(cluster.shape.nodes("m")), node) == "registered"
+        ),
+        f"the catching up of {node}",
+        REPLACED_SECONDS_MAX,
+    )
     print(f"{node} has caught up on an empty disk")
     return 0
 
 
 def status(options: argparse.Namespace) -> int:
     """Print how every node is; 1 when something is wrong."""
-    return report(Cluster.load(options.root))
+    if options.managers is not None:
+        return report(look_by_managers(options.managers), None, options.managers)
+    if not (options.root / STATE).exists():
+        raise ClusterError(
+            f"there is no cluster in {options.root}: `./justw cluster::up` makes one; "
+            "`./justw cluster::status managers=HOST:PORT,…` looks at one that was started by hand"
+        )
+    return _report(Cluster.load(options.root))
+
+
+def _report(cluster: Cluster) -> int:
+    statuses = cluster.statuses()
+    return report(statuses, {node: cluster.pid(node) for node in statuses}, cluster.address)
+
+
+def _root(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a directory is needed")
+    return Path(text)
 
 
 COMMANDS = {
@@ -166,21 +192,29 @@ COMMANDS = {
 }
 
 
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; exits with a message when it makes no sense."""
+    parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        each = commands.add_parser(name, description=command.__doc__)
+        if name in ("kill-node", "start-node", "replace-disk"):
+            each.add_argument("node", help="a node id, such as m.0 or s1.2")
+        each.add_argument("--root", type=_root, default=ROOT / "backer.cluster", help="default: %(default)s")
+        if name == "up":
+            each.add_argument("--partitions", type=whole, help=f"of a new cluster (default: {PARTITIONS})")
+            each.add_argument("--rf", type=whole, help=f"replicas of each; 0: as in project 2 (default: {REPLICAS})")
+            each.add_argument("--managers", type=whole, help=f"1 to {REPLICAS_MAX} (default: {MANAGERS})")
+        elif name == "status":
+            each.add_argument("--managers", help="addresses of all managers of a cluster that was started by hand")
+        elif name == "down":
+            each.add_argument("--keep", choices=("yes", "no"), default="no", help="the files (default: no)")
+    return parser.parse_args(words(argv))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("node", nargs="?", help="a node id, such as m.0 or s1.2")
-    parser.add_argument("--root", type=Path, default=ROOT / "backer.cluster", help="default: %(default)s")
-    parser.add_argument("--partitions", type=whole, default=2, help="of a new cluster (default: %(default)s)")
-    parser.add_argument(
-        "--rf", type=whole, default=3, help="replicas of each; 0: as in project 2 (default: %(default)s)"
-    )
-    parser.add_argument("--managers", type=whole, default=3, help="default: %(default)s")
-    parser.add_argument("--keep", choices=("yes", "no"), default="no", help="the files, when it ends (default: no)")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
-    if (options.node is None) != (options.command in ("up", "status", "down")):
-        parser.error("the name of a node goes with kill-node, start-node and replace-disk")
+    options = parse_options(sys.argv[1:] if argv is None else argv)
     interrupt_on_terminate()
     try:
         return COMMANDS[options.command](options)

@@ -145,7 +145,12 @@ class Shape:
 
     @staticmethod
     def ports_needed(partitions: int, rf: int | None, managers: int = 1) -> int:
-        """How many ports `local` takes."""
+        """How many ports `local` takes. Raises ShapeError for numbers that make no cluster."""
+        if not 1 <= partitions <= PARTITIONS_MAX:
+            raise ShapeError(f"partitions: {partitions} is none of 1 to {PARTITIONS_MAX}")
+        for name, number in (("server_rf", 1 if rf is None else rf), ("managers", managers)):
+            if number not in REPLICATION_FACTORS:
+                raise ShapeError(f"{name}: {number} is none of {_listed(REPLICATION_FACTORS)}")
         return 1 + partitions if rf is None else 2 * (managers + partitions * rf)
 
     @property

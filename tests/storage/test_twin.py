@@ -37,10 +37,12 @@ class Twins(RuleBasedStateMachine):
         self.term = 1
 
     def teardown(self) -> None:
-        self.let_go_of_cuts()
-        self.real.close()
-        durable.REMOVED_ENTRIES_MAX, snapshot.PIECE_BYTES = self.limits
-        rmtree(self.path)
+        try:
+            self.let_go_of_cuts()
+        finally:
+            self.real.close()
+            durable.REMOVED_ENTRIES_MAX, snapshot.PIECE_BYTES = self.limits
+            rmtree(self.path)
 
     def both(self, method: str, *arguments: Any) -> Any:
         answers = []
@@ -53,9 +55,9 @@ class Twins(RuleBasedStateMachine):
         return answers[0]
 
     def let_go_of_cuts(self) -> None:
-        if self.cuts is not None:
-            assert pieces_of(self.cuts[0]) == pieces_of(self.cuts[1])
-            self.cuts = None
+        cuts, self.cuts = self.cuts, None
+        if cuts is not None:
+            assert pieces_of(cuts[0]) == pieces_of(cuts[1])
 
     @precondition(lambda self: self.under_way is None)
     @rule(data=st.data(), pairs=TABLES, sessions=TABLES, taken_over=st.booleans())

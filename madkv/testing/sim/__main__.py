@@ -1,8 +1,10 @@
 """Run simulations, or play one again: `python -m madkv.testing.sim run N`, `... replay SEED`."""
 
 import argparse
+import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -14,6 +16,8 @@ from typing import Any
 
 from twisted.logger import globalLogBeginner
 
+from madkv.testing.ending import run_tool
+from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.options import words
 from madkv.testing.sim.cluster_storm import ClusterStorm
 from madkv.testing.sim.storm import Outcome, Storm
@@ -69,6 +73,13 @@ def be_silent() -> None:
     sys.unraisablehook = unraisable
 
 
+def begin_work() -> None:
+    """A process of the pool: Ctrl-C is heard by whoever ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    be_silent()
+
+
 def attempt_all(seeds: Sequence[int]) -> list[Outcome | tuple[int, str]]:
     """Several seeds, one after another."""
     return [attempt(seed) for seed in seeds]
@@ -81,14 +92,21 @@ def run(first: int, count: int) -> int:
     seeds = [range(at, min(at + SEEDS_PER_TASK, first + count)) for at in range(first, first + count, SEEDS_PER_TASK)]
     outcomes: list[Outcome] = []
     failures: list[tuple[int, str]] = []
-    with ProcessPoolExecutor(initializer=be_silent) as pool:
-        for future in as_completed([pool.submit(attempt_all, few) for few in seeds]):
-            for each in future.result():
-                if isinstance(each, Outcome):
-                    outcomes.append(each)
-                else:
-                    failures.append(each)
-            progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
+    with ProcessPoolExecutor(initializer=begin_work) as pool:
+        try:
+            for future in as_completed([pool.submit(attempt_all, few) for few in seeds]):
+                for each in future.result():
+                    if isinstance(each, Outcome):
+                        outcomes.append(each)
+                    else:
+                        failures.append(each)
+                progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
+        except KeyboardInterrupt:
+            # The pool would wait for all of its seeds; without its processes it gives up.
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            progress.clear()
+            raise
     progress.clear()
     report(outcomes, time.monotonic() - began)
     for seed, why in sorted(failures)[:FAILURES_SHOWN_MAX]:
@@ -143,11 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     replaying = commands.add_parser("replay", help="play one seed again and tell what happens")
     replaying.add_argument("seed", type=int)
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    interrupt_on_terminate()
     if options.command == "replay":
         return replay(options.seed)
+    if options.count < 1:
+        parser.error(f"at least one seed, not {options.count}")
     first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
     return run(first, options.count)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool("madkv sim", main)
