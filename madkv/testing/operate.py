@@ -147,11 +147,9 @@ def replace_disk(options: argparse.Namespace) -> int:
     cluster.kill(node)
     cluster.wipe(node)
     cluster.start(node)
+    has_caught_up = cluster.catching_up([node])
     cluster.wait_until(
-        lambda: (
-            cluster.have_caught_up(node)
-            and slot_state(cluster.statuses(cluster.shape.nodes("m")), node) == "registered"
-        ),
+        lambda: has_caught_up() and slot_state(cluster.statuses(cluster.shape.nodes("m")), node) == "registered",
         f"the catching up of {node}",
         REPLACED_SECONDS_MAX,
     )
