@@ -20,6 +20,8 @@ from madkv.testing.shape import Node
 LOOK_SECONDS = 0.02
 RECOVER_SECONDS_MAX = 40.0
 """From the healing of a fault until those that it struck have caught up; and until a group has a leader."""
+CALLS_AFTER_FAULT = 50
+"""Calls that are answered after one fault before the next one begins."""
 WRITES = ("PUT", "SWAP", "DELETE")
 
 
@@ -144,6 +146,8 @@ class Mischief(AbstractContextManager["Mischief"]):
         recovered_ns = time.monotonic_ns()
         self.faults.append(Fault(what, tuple(nodes), began_ns, healed_ns, recovered_ns))
         self.tell(f"over after {(recovered_ns - began_ns) / 1e9:.2f} s: {named}")
+        # So that how long the clients take to go on is this fault's, and not the next one's too.
+        self.wait_for_calls(len(self.run.history) + CALLS_AFTER_FAULT)
 
 
 def pauses(fault: Fault, partition_map: PartitionMap, history: Iterable[Operation]) -> tuple[float, float]:
