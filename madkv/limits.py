@@ -113,6 +113,9 @@ SLOWEST_BYTES_PER_SECOND = 64 * KIB
 """A link that carries less than this may see large calls start over and over."""
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 1.0
+ELECTION_RETRY_SECONDS_MAX = 0.2
+"""The longest wait while a replica answers that nobody leads, or not it: an election takes about a second, and a client
+that looks seldom then adds as much again."""
 CLOSE_SECONDS_MAX = 1.0
 """How long closing a session may hold up a client that stops."""
 LINE_BYTES_MAX = 2 * MIB

@@ -9,7 +9,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from madkv.client.router import MANAGERS, Router, Tries
 from madkv.client.scan import Piece
 from madkv.errors import Busy, Interrupted, InvalidArgument, MadKVError, NotLeader, ProtocolError, Rejected
-from madkv.limits import FIRST_TRY_SECONDS, RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, TRY_SECONDS_MAX
+from madkv.limits import (
+    ELECTION_RETRY_SECONDS_MAX,
+    FIRST_TRY_SECONDS,
+    RETRY_SECONDS_MAX,
+    RETRY_SECONDS_MIN,
+    TRY_SECONDS_MAX,
+)
 from madkv.partitions import PartitionMap
 from madkv.wire import codec
 from madkv.wire.boxes import Box, blob, field, parse_boxes
@@ -113,6 +119,20 @@ class TriesTests(SynchronousTestCase):
             self.assertEqual(sorted(asked), [0, 1, 2])
         self.assertEqual(waits[0], RETRY_SECONDS_MIN)
         self.assertTrue(all(later == min(2 * sooner, RETRY_SECONDS_MAX) for sooner, later in pairwise(waits)))
+
+    def test_an_election_is_looked_at_often(self) -> None:
+        """The leader was killed; the others answer that nobody leads, until one does."""
+        tries = Tries(self.router, 0)
+        waits = []
+        for _ in range(10):
+            seconds = 0.0
+            while not seconds:
+                dead = tries.choose() == 0
+                seconds = tries.failed(OSError() if dead else NotLeader("nobody leads"))
+            waits.append(seconds)
+        self.assertEqual(waits[:2], [RETRY_SECONDS_MIN, 2 * RETRY_SECONDS_MIN])
+        self.assertEqual(set(waits[2:]), {ELECTION_RETRY_SECONDS_MAX})
+        self.assertLess(sum(waits[:7]), 1.2)
 
     def test_who_answered_is_asked_first_by_the_next_call(self) -> None:
         tries = Tries(self.router, 0)

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 
 from madkv.addresses import Address, parse_address, parse_addresses, show_address
 from madkv.errors import InvalidArgument, NotLeader, ProtocolError, Rejected
-from madkv.limits import FIRST_TRY_SECONDS, RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, TRY_SECONDS_MAX
+from madkv.limits import (
+    ELECTION_RETRY_SECONDS_MAX,
+    FIRST_TRY_SECONDS,
+    RETRY_SECONDS_MAX,
+    RETRY_SECONDS_MIN,
+    TRY_SECONDS_MAX,
+)
 from madkv.partitions import PartitionMap
 from madkv.wire import codec
 from madkv.wire.boxes import Box
@@ -164,9 +170,9 @@ class Backoff:
     def __init__(self) -> None:
         self._next_seconds = RETRY_SECONDS_MIN
 
-    def next_seconds(self) -> float:
-        """How long to wait now."""
-        seconds = self._next_seconds
+    def next_seconds(self, most: float = RETRY_SECONDS_MAX) -> float:
+        """How long to wait now; `most` bounds this wait and what later ones grow from."""
+        seconds = min(self._next_seconds, most)
         self._next_seconds = min(2 * seconds, RETRY_SECONDS_MAX)
         return seconds
 
@@ -174,12 +180,13 @@ class Backoff:
 class Tries:
     """One call's tries at one group: whom to ask next, for how long, and when to wait first."""
 
-    __slots__ = ("_backoff", "_router", "_tried", "asked", "group", "said", "try_seconds")
+    __slots__ = ("_backoff", "_is_answered", "_router", "_tried", "asked", "group", "said", "try_seconds")
 
     def __init__(self, router: Router, group: int) -> None:
         self._router = router
         self._tried: list[int] = []  # since the call waited last
         self._backoff: Backoff | None = None
+        self._is_answered = False  # since then, by a replica that does not lead
         self.group = group
         self.asked = 0
         """The replica that was asked last."""
@@ -205,6 +212,7 @@ class Tries:
             self.try_seconds = min(2 * self.try_seconds, TRY_SECONDS_MAX)
         following = (replica + 1) % count
         if isinstance(why, NotLeader):
+            self._is_answered = True
             leader = why.leader
             if leader is not None and leader < count and leader not in self._tried:
                 following = leader
@@ -218,7 +226,8 @@ class Tries:
         self._tried.clear()
         if self._backoff is None:
             self._backoff = Backoff()
-        return self._backoff.next_seconds()
+        is_answered, self._is_answered = self._is_answered, False
+        return self._backoff.next_seconds(ELECTION_RETRY_SECONDS_MAX if is_answered else RETRY_SECONDS_MAX)
 
     def whom(self) -> str:
         """Whom the call waits for."""
