@@ -63,7 +63,7 @@ async def test_one_that_waits_for_others_keeps_no_server_waiting() -> None:
     try:
         registration.start()
         assert (await accepted.addTimeout(10, network)).cluster == "c"
-        await deferLater(network, 0)
+        await deferLater(network, 0)  # not from within its own call
     finally:
         await registration.stop()
         for port in ports:

@@ -73,15 +73,15 @@ class Node(Process):
 
     def machine_on(self, pairs: AppliedPairs) -> Machine:
         """What is replicated."""
-        raise NotImplementedError
+        raise AssertionError("subclasses replicate something")
 
     def attach(self, host: ReplicaHost) -> None:
         """The replica is about to begin."""
-        raise NotImplementedError
+        raise AssertionError("subclasses use their replica")
 
     def leadership_changed(self) -> None:
         """Another member of the group leads, or none, or this one: within the step in which that came about."""
-        raise NotImplementedError
+        raise AssertionError("subclasses follow who leads")
 
     # --- Life ---------------------------------------------------------------------------------------------------------
 

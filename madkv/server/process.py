@@ -49,11 +49,11 @@ class Process(Service):
 
     def open(self) -> None:
         """Begin. Whatever is not to be had ends the process by `refuse`."""
-        raise NotImplementedError
+        raise AssertionError("subclasses open")
 
     async def close(self) -> None:
         """End in good order; cut off after STOP_SECONDS_MAX."""
-        raise NotImplementedError
+        raise AssertionError("subclasses close")
 
     def listen(self, address: Address, factory: Factory) -> IListeningPort:
         """Listen, or end the process with one line."""
