@@ -90,7 +90,7 @@ session waits for, which its later calls might otherwise keep out for ever."""
 SESSION_OWN_RECORD_BYTES_MAX = 8 * MIB
 """Recorded answers of one session. Beyond it only its oldest call is executed, others are answered Busy."""
 SESSIONS_PER_CONNECTION_MAX = 64
-"""Sessions that one connection may open."""
+"""Clients that one connection may open sessions for: each has one at a time."""
 SESSION_ROWS_EXPIRED_MAX = 1000
 """Sessions and records that one entry lets expire, and those whose last write was at the same millisecond as the last
 of them: all sessions may have expired when a machine wakes up, and none may wait for that."""

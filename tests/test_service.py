@@ -207,10 +207,19 @@ class ServerProtocolTest(SynchronousTestCase):
         bounds = field(b"start", b"") + field(b"end", b"z")
         self.refused(b"SCAN_EXPIRED", "scan again", codec.SCAN, bounds + codec.integer(b"cursor", 1))
 
-    def test_a_connection_opens_a_bounded_number_of_sessions(self) -> None:
+    def test_a_connection_opens_sessions_for_a_bounded_number_of_clients(self) -> None:
         for number in range(SESSIONS_PER_CONNECTION_MAX):
             self.client.call(codec.OPEN_SESSION, field(b"client_id", b"%016d" % number))
-        self.refused(b"BUSY", "at most 64 sessions", codec.OPEN_SESSION, field(b"client_id", b"x" * 16))
+        self.refused(b"BUSY", "at most 64 clients", codec.OPEN_SESSION, field(b"client_id", b"x" * 16))
+
+    def test_a_client_may_ask_for_its_session_as_often_as_it_has_to(self) -> None:
+        """A replica that does not lead refuses it several times a second, on a connection that may live for months."""
+        client_id = field(b"client_id", b"x" * 16)
+        replica, self.factory.replica = self.factory.replica, RefusingReplica()
+        for _ in range(2 * SESSIONS_PER_CONNECTION_MAX):
+            self.assertEqual(self.client.call(codec.OPEN_SESSION, client_id)[b"_error_description"], b"not now")
+        self.factory.replica = replica
+        self.assertIn(b"session", self.client.call(codec.OPEN_SESSION, client_id))
 
     def test_a_read_that_wants_no_answer_is_not_made(self) -> None:
         """Nothing would hold it back: its sender has no answers to read."""

@@ -45,7 +45,7 @@ class ServerProtocol(AnsweringProtocol):
 
     def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
         super().__init__(service, clock)
-        self._sessions_opened = 0
+        self._client_ids: set[bytes] = set()  # for which sessions were asked here
         self._unanswered: list[tuple[bytes, int, ReadAnswer, bytes]] = []
         """Reads that were released while the client did not read what it had been sent: (tag, bytes, answer, key)."""
         self._responders |= {
@@ -81,9 +81,11 @@ class ServerProtocol(AnsweringProtocol):
         client_id = take_bytes(box, b"client_id")
         if len(client_id) != CLIENT_ID_BYTES:
             raise InvalidArgument(f"a client id has {CLIENT_ID_BYTES} bytes; this one has {len(client_id)}")
-        if self._sessions_opened >= SESSIONS_PER_CONNECTION_MAX:
-            raise Busy(f"a connection opens at most {SESSIONS_PER_CONNECTION_MAX} sessions")
-        self._sessions_opened += 1
+        # A client asks again for as long as nobody leads, and each time its session has expired: that is no further one.
+        if client_id not in self._client_ids:
+            if len(self._client_ids) >= SESSIONS_PER_CONNECTION_MAX:
+                raise Busy(f"a connection opens sessions for at most {SESSIONS_PER_CONNECTION_MAX} clients")
+            self._client_ids.add(client_id)
         self._propose(tag, OpenSession(client_id), CLIENT_ID_BYTES)
 
     def _close_session(self, tag: bytes, box: Box) -> None:
