@@ -33,6 +33,7 @@ CALLS_MIN = 200
 CALLS_AFTER = 3
 FAULTS_MIN = 20
 ROUGH_BEGINNING_CHANCE = 0.25
+STRUCK_BEFORE_IT_OWNS_CHANCE = 0.2
 STORM_SECONDS = 25.0
 HEALED_SECONDS_MAX = 90.0
 STEPS_BETWEEN_STATE_CHECKS = 2000
@@ -247,6 +248,8 @@ class ClusterStorm:
             faults = world.chance.choice((self.faults[0], self.faults[0], self.faults[-1]))
             world.later(world.chance.uniform(0.3, 3), faults.lose_a_disk)
             self._begin_roughly(world.chance.uniform(2, 6))
+        if world.chance.random() < STRUCK_BEFORE_IT_OWNS_CHANCE:
+            self._strike_before_it_owns(world.chance.choice(self.faults[1:]))
         self._until(self._is_storm_over, 100 * STORM_SECONDS, lambda: "the storm does not end")
         self._heal()
         for strand in self.strands:
@@ -382,6 +385,18 @@ class ClusterStorm:
             pairs = combinations([node.host for node in group.nodes], 2)
             self.internet.cut |= {frozenset(pair) for pair in pairs if chance.random() < 0.5}
             self.world.later(chance.uniform(0.05, 0.5), self._begin_roughly, ends)
+
+    def _strike_before_it_owns(self, faults: GroupFaults) -> None:
+        """A group starts again that knows its members and not yet its keys, and there is no manager to tell it."""
+        group = faults.group
+        if all(node.replica is not None for node in group.nodes) and any(client.has_map for client in self.clients):
+            if not group.owned:
+                self._struck("struck before it owns", group.name)
+                self.faults[0].crash_all()
+                faults.crash_all()
+                faults.heal()
+        elif not self._is_healed:
+            self.world.later(0.01, self._strike_before_it_owns, faults)
 
     def _struck(self, kind: str, text: str) -> None:
         self._count += 1
