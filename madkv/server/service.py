@@ -81,7 +81,7 @@ class ServerProtocol(AnsweringProtocol):
         client_id = take_bytes(box, b"client_id")
         if len(client_id) != CLIENT_ID_BYTES:
             raise InvalidArgument(f"a client id has {CLIENT_ID_BYTES} bytes; this one has {len(client_id)}")
-        # A client asks again for as long as nobody leads, and each time its session has expired: that is no further one.
+        # Asking again, as while nobody leads or when its session has expired, makes no further one.
         if client_id not in self._client_ids:
             if len(self._client_ids) >= SESSIONS_PER_CONNECTION_MAX:
                 raise Busy(f"a connection opens sessions for at most {SESSIONS_PER_CONNECTION_MAX} clients")
