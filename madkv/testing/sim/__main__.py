@@ -95,7 +95,12 @@ def run(first: int, count: int) -> int:
                         outcomes.append(each)
                     else:
                         failures.append(each)
-                progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
+                        if len(failures) <= FAILURES_SHOWN_MAX:
+                            progress.clear()
+                            print(f"seed {each[0]} FAILED: {each[1]}", flush=True)
+                            print(f"  play it again: ./justw sim::replay {each[0]}", flush=True)
+                if time.monotonic_ns() >= progress.due_ns:
+                    progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
         except KeyboardInterrupt:
             # The pool would wait for all of its seeds; without its processes it gives up.
             for worker in multiprocessing.active_children():
@@ -104,8 +109,6 @@ def run(first: int, count: int) -> int:
             raise
     progress.clear()
     report(outcomes, time.monotonic() - began)
-    for seed, why in sorted(failures)[:FAILURES_SHOWN_MAX]:
-        print(f"seed {seed} FAILED: {why}\n  play it again: ./justw sim::replay {seed}")
     must_happen = {*MUST_HAPPEN, *(RARE if count >= 20_000 else ())}
     missing = sorted(must_happen - set(sum((each.counts for each in outcomes), Counter())))
     if count >= 1000 and missing:

@@ -389,14 +389,16 @@ class ClusterStorm:
     def _strike_before_it_owns(self, faults: GroupFaults) -> None:
         """A group starts again that knows its members and not yet its keys, and there is no manager to tell it."""
         group = faults.group
-        if all(node.replica is not None for node in group.nodes) and any(client.has_map for client in self.clients):
-            if not group.owned:
-                self._struck("struck before it owns", group.name)
-                self.faults[0].crash_all()
-                faults.crash_all()
-                faults.heal()
-        elif not self._is_healed:
+        if self._is_healed or group.owned:
+            return
+        has_map = any(client.has_map for client in self.clients)
+        if self._is_quiet or not has_map or any(node.replica is None for node in group.nodes):
             self.world.later(0.01, self._strike_before_it_owns, faults)
+            return
+        self._struck("struck before it owns", group.name)
+        self.faults[0].crash_all()
+        faults.crash_all()
+        faults.heal()
 
     def _struck(self, kind: str, text: str) -> None:
         self._count += 1
