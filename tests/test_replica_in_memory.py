@@ -92,7 +92,7 @@ class ReplicaInMemoryTest(SynchronousTestCase):
         sessions = replica.state_machine._sessions
         self.assertLessEqual(len(sessions._changed_records), FLUSH_ENTRIES + 1)
         self.assertEqual((len(replica._waiters), replica._waiting_bytes, replica._unwritten_bytes), (0, 0, 0))
-        self.assertEqual((len(replica._to_apply), len(replica._released), len(core._rounds)), (0, 0, 0))
+        self.assertEqual((len(replica._to_apply), len(replica._released), len(core._leading.rounds)), (0, 0, 0))
 
     def test_a_value_larger_than_the_tail_is_let_go_of(self) -> None:
         self.put(b"k", b"v" * 1000 * KIB)

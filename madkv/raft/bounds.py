@@ -1,8 +1,16 @@
-"""Bounds of what a core sends, applies and keeps in memory; tests and simulations make them small, to reach them."""
+"""How long a core waits, in ticks, and how much it sends, applies and keeps in memory, which tests make small."""
 
 import attrs
 
 MIB = 1024 * 1024
+
+ELECTION_TICKS = 10
+"""The shortest election time-out; each one is drawn from this to twice this, less one."""
+HEARTBEAT_TICKS = 2
+STALLED_TICKS = 2 * ELECTION_TICKS
+"""A disk that has had something to do and done nothing for so long hangs: its replica should not lead."""
+
+assert HEARTBEAT_TICKS * 3 <= ELECTION_TICKS
 
 
 @attrs.frozen

@@ -48,7 +48,8 @@ def check_state(core: RaftCore) -> None:
     peers = core.configuration.members - {core.member}
     assert core.progress.keys() == peers, "progress of every peer, and only those"
     votes = {id(progress) for member, progress in core.progress.items() if member in core.configuration.voters}
-    assert {id(progress) for progress in core._voting} == votes, "majorities are counted among the voters"
+    assert core._leading is not None
+    assert {id(progress) for progress in core._leading.voting} == votes, "majorities are counted among the voters"
     for member, progress in core.progress.items():
         assert 0 <= progress.match_index < progress.next_index, f"match < next, for {member}"
         assert progress.match_index <= last_index, f"{member} matches what is not there"

@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from madkv.raft.bounds import USUAL
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS, USUAL
 from madkv.raft.configuration import Configuration, Member
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, Persist, RaftCore, Ready, ReleasedRead, Role
+from madkv.raft.core import Persist, RaftCore, Ready, ReleasedRead, Role
 from madkv.raft.invariants import GroupHistory, Seen, check_state, check_step
 from madkv.raft.messages import (
     AppendReply,

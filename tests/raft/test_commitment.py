@@ -2,8 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.bounds import Bounds
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS, Bounds
 from madkv.raft.messages import Append, AppendReply, EntryKind, Heartbeat, Message
 from tests.raft import group as group_module
 from tests.raft.group import Group, Node, entry, member, said, without

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.core import ELECTION_TICKS, STALLED_TICKS, Role
+from madkv.raft.bounds import ELECTION_TICKS, STALLED_TICKS
+from madkv.raft.core import Role
 from madkv.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Message, PreVote, TimeoutNow
 from tests.raft.group import ELECTION, Group, Node, entry, said
 
@@ -103,7 +104,7 @@ class HangingDiskTest(SynchronousTestCase):
             group.deliver(said(Append, 2, 1, term=7, entries=(), **fields))
             group.deliver(said(PreVote, 3, 1, term=7, campaign_term=8, last_index=0, last_term=0))
         self.assertIsNotNone(node.writing)
-        self.assertLess(len(node.core._held) + len(node.core._under_way), 9)
+        self.assertLess(len(node.core.held) + len(node.core._under_way), 9)
         sent: list[Message] = []
         group.settle(sent.append)  # type: ignore[arg-type]
         self.assertEqual([message.round for message in sent if isinstance(message, HeartbeatReply)][-1], 49)

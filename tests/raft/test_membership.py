@@ -4,8 +4,9 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS
 from madkv.raft.configuration import Configuration, Member, quorum_value
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, Role
+from madkv.raft.core import Role
 from madkv.raft.messages import (
     Append,
     AppendReply,

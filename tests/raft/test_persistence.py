@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.core import ELECTION_TICKS, Role
+from madkv.raft.bounds import ELECTION_TICKS
+from madkv.raft.core import Role
 from madkv.raft.messages import (
     Append,
     AppendReply,

@@ -10,9 +10,9 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.bounds import Bounds
+from madkv.raft.bounds import ELECTION_TICKS, Bounds
 from madkv.raft.configuration import Configuration, Member
-from madkv.raft.core import ELECTION_TICKS, Role
+from madkv.raft.core import Role
 from madkv.raft.messages import Message
 from tests.raft import group as group_module
 from tests.raft.group import ELECTION, Group, Node

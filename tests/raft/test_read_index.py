@@ -2,8 +2,9 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS
 from madkv.raft.configuration import Configuration
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, ReleasedRead, Role
+from madkv.raft.core import ReleasedRead, Role
 from madkv.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply
 from tests.raft.group import ELECTION, Group, Node, member, members, said, without
 
@@ -102,7 +103,7 @@ class ReadIndexTest(SynchronousTestCase):
         """Answers of an earlier leadership, or to an earlier round, must not be taken for this one's."""
         self.group.read(1, "old")
         self.group.settle()
-        old = self.leader.core._round
+        old = self.leader.core._leading.round
         self.group.tick(ELECTION, only=[1])
         self.assertIs(self.leader.core.role, Role.FOLLOWER)
         self.group.network.clear()
@@ -120,7 +121,7 @@ class ReadIndexTest(SynchronousTestCase):
         """Pending reads do not survive a change of term: their rounds prove nothing in another one."""
         self.group.read(1, "under way")
         self.group.collect()
-        round = self.leader.core._round
+        round = self.leader.core._leading.round
         self.leader.core.read("waiting")
         self.group.deliver(said(HeartbeatReply, 3, 1, term=2, round=0))
         self.assertEqual((self.leader.reads, self.leader.refused), ([], ["waiting", "under way"]))

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.bounds import Bounds
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS, Bounds
 from madkv.raft.messages import Append, AppendRefusal, AppendReply, Entry, Heartbeat, HeartbeatReply, Message
 from madkv.raft.progress import Flow
 from tests.raft import group as group_module

@@ -2,7 +2,8 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.core import ELECTION_TICKS, HEARTBEAT_TICKS, Role
+from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS
+from madkv.raft.core import Role
 from madkv.raft.messages import Append, TimeoutNow, Vote
 from tests.raft.group import ELECTION, Group, member, said, without
 

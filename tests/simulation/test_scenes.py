@@ -195,5 +195,5 @@ class HangingDiskTest(SynchronousTestCase):
         scene.load(50, 10, 100)
         scene.wait(60)
         core = scene.core(scene.follower)
-        self.assertNotEqual(core.hard_state, core._saved_hard_state)
-        self.assertLess(len(core._held) + len(core._under_way), 20)
+        self.assertNotEqual(core.hard_state, core.saved_hard_state)
+        self.assertLess(len(core.held) + len(core._under_way), 20)
