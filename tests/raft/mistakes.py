@@ -23,7 +23,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
                     "        index = state.commit_index\n"
                     "        while index < reached and state.log.term_of(index + 1) == state.term:\n"
                     "            index += 1\n"
-                    "        state.commit_to(index)"
+                    "        if index > state.commit_index:\n"
+                    "            state.commit_to(index)"
                 ),
             ),
         ],
