@@ -107,7 +107,7 @@ class Group:
         pairs = AppliedPairs(storage)
         self.machine = StateMachine(pairs, first_ownership=NOTHING)
         self.replica = Replica(
-            ME, storage, pairs, InlineDisk(), network, network.seconds, lambda message: None, lambda n: 0, _raise_again,
+            ME, storage, pairs, InlineDisk(), network, lambda message: None, lambda n: 0, _raise_again,
             machine=self.machine,
         )  # fmt: skip
         self.replica.start()

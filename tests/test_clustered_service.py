@@ -33,7 +33,7 @@ class ClusteredServiceTest(SynchronousTestCase):
         self.machine = StateMachine(pairs, first_ownership=NOTHING)
         clock: Any = self.clock
         self.replica = Replica(
-            ME, storage, pairs, InlineDisk(), clock, clock.seconds, lambda message: None, lambda n: 0, raise_again,
+            ME, storage, pairs, InlineDisk(), clock, lambda message: None, lambda n: 0, raise_again,
             machine=self.machine,
         )  # fmt: skip
         self.replica.start()

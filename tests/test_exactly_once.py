@@ -236,7 +236,8 @@ def skip(*_):
 signal.signal(signal.SIGUSR1, skip)
 def monotonic():
     return time.monotonic() + skipped_seconds
-replica = replica_in_memory(MemoryStore(), Member(0, bytes(16)), reactor, monotonic, print)
+reactor.seconds = monotonic
+replica = replica_in_memory(MemoryStore(), Member(0, bytes(16)), reactor, print)
 replica.start()
 port = reactor.listenTCP(0, ServerFactory(reactor, replica, b"s0", b"boot"), interface="127.0.0.1")
 print("serving on", port.getHost().port, flush=True)

@@ -325,7 +325,7 @@ class SocketTest(SynchronousTestCase):
         """What waits for it stays bounded however much it asks for, and it gets all of it once it reads."""
         store = MemoryStore()
         store.put(b"k", b"v" * MIB)
-        replica = replica_in_memory(store, Member(0, bytes(16)), self.clock, self.clock.seconds, self.fail)
+        replica = replica_in_memory(store, Member(0, bytes(16)), self.clock, self.fail)
         replica.start()
         self.addCleanup(replica.stop)
         factory = ServerFactory(self.clock, replica, b"s0", b"boot")

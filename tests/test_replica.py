@@ -16,7 +16,8 @@ from madkv.raft.core import Role
 from madkv.raft.messages import Append, Heartbeat, Message, SnapshotPiece, SnapshotReply
 from madkv.ranges import KeyRange, Ownership
 from madkv.server.disk import Done, Work, outcome_of
-from madkv.server.replica import Replica, Tuning
+from madkv.server.parts import Tuning
+from madkv.server.replica import Replica
 from madkv.storage.batch import Batch
 from madkv.storage.overlay import AppliedPairs
 from madkv.storage.twin import TwinDisk, TwinStorage
@@ -74,7 +75,7 @@ class Machine:
         self.storage = FailingStorage(self.platter, group.configuration)
         self.pairs = AppliedPairs(self.storage)
         self.replica = Replica(
-            self.member, self.storage, self.pairs, self.disk, group.clock, group.clock.seconds,
+            self.member, self.storage, self.pairs, self.disk, group.clock,
             group.network.append, self._draw, self.failures.append, group.tuning,
         )  # fmt: skip
         self.replica.start()

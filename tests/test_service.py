@@ -33,7 +33,7 @@ def raise_again(error: Exception) -> None:
 
 
 def started_replica(store: MemoryStore, clock: Clock) -> Replica:
-    replica = replica_in_memory(store, Member(0, bytes(16)), clock, clock.seconds, raise_again)
+    replica = replica_in_memory(store, Member(0, bytes(16)), clock, raise_again)
     replica.start()
     return replica
 

@@ -26,8 +26,8 @@ from madkv.operations import FillManager, Found, Operation
 from madkv.raft.configuration import Configuration, Member
 from madkv.server.host import ReplicaHost
 from madkv.server.node import Node, Seat
+from madkv.server.parts import Machine
 from madkv.server.process import usage_errors, whole_number
-from madkv.server.replica import Machine
 from madkv.settings import MANAGERS, Settings, check_group_size
 from madkv.storage.overlay import AppliedPairs
 from madkv.wire import codec

@@ -16,8 +16,9 @@ from madkv.operations import Operation, Own
 from madkv.ranges import NOTHING, Ownership
 from madkv.server.host import ReplicaHost
 from madkv.server.node import Node, Seat
+from madkv.server.parts import Machine
 from madkv.server.registration import Claim, Place, Registration
-from madkv.server.replica import Answered, Machine
+from madkv.server.replica import Answered
 from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
 from madkv.storage.overlay import AppliedPairs

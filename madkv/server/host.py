@@ -1,7 +1,6 @@
 """A replica on its disk and between its peers, as servers and managers run it: put together, started, and stopped."""
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,9 @@ from madkv.addresses import Address
 from madkv.errors import Rejected
 from madkv.raft.configuration import Configuration, Member
 from madkv.server.disk import Disk, DiskThread
+from madkv.server.parts import Machine, Tuning
 from madkv.server.peers import PeerLinks
-from madkv.server.replica import Machine, Replica, Tuning
+from madkv.server.replica import Replica
 from madkv.storage.directory import Directory
 from madkv.storage.durable import DurableStorage
 from madkv.storage.overlay import AppliedPairs
@@ -34,7 +34,6 @@ class Parts:
     disk: Disk
     links: Callable[..., Any]
     """Makes the PeerLinks."""
-    monotonic: Callable[[], float]
     draw: Callable[[int], int]
     tuning: Tuning | None = None
 
@@ -88,7 +87,6 @@ class ReplicaHost:
             self.pairs,
             self._disk,
             reactor,
-            parts.monotonic,
             self.links.send,
             parts.draw,
             failed,
@@ -100,7 +98,7 @@ class ReplicaHost:
     def parts_of(self, reactor: Any, directory: Directory, first: Configuration) -> Parts:
         """Those of a real replica; simulations have others."""
         disk = DiskThread(reactor.callFromThread)
-        return Parts(DurableStorage(directory, first), disk, PeerLinks, time.monotonic, random.SystemRandom().randrange)
+        return Parts(DurableStorage(directory, first), disk, PeerLinks, random.SystemRandom().randrange)
 
     def start(self) -> None:
         """Take part."""

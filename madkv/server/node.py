@@ -19,9 +19,9 @@ from madkv.raft.configuration import DISK_ID_BYTES, Configuration, Member
 from madkv.raft.core import RaftCore
 from madkv.raft.replacement import next_step
 from madkv.server.host import ReplicaHost
+from madkv.server.parts import Machine
 from madkv.server.peers import Introduce, PeerFactory
 from madkv.server.process import Process
-from madkv.server.replica import Machine
 from madkv.storage.directory import Directory
 from madkv.storage.overlay import AppliedPairs
 from madkv.wire.answering import AnsweringFactory

@@ -14,115 +14,26 @@ alone would be wrong: a new leader's entry may stand there.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from madkv.errors import Busy, Interrupted, NotLeader, WrongPartition
-from madkv.limits import (
-    FLUSH_BYTES,
-    FLUSH_ENTRIES,
-    FLUSH_ROWS,
-    LOG_BYTES_HELD_MAX,
-    LOG_BYTES_KEPT,
-    LOG_ENTRIES_KEPT,
-    UNCOMMITTED_BYTES_MAX,
-)
+from madkv.errors import Busy, Interrupted, NotLeader
 from madkv.operations import Operation, Outcome, decode, encode
-from madkv.raft.bounds import USUAL, Bounds
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import Persist, RaftCore, ReleasedRead
-from madkv.raft.messages import Entry, EntryKind, HardState, Message, SnapshotPiece, SnapshotReply
+from madkv.raft.messages import Entry, EntryKind, Message, SnapshotPiece, SnapshotReply
 from madkv.server.disk import Disk
+from madkv.server.parts import AppliedPairs, Machine, Storage, Tuning
 from madkv.server.snapshots import ArrivingPieces, SnapshotStreams, head_of
 from madkv.state_machine import StateMachine
-from madkv.storage.batch import Batch, Table
-from madkv.storage.snapshot import PIECE_BYTES, SnapshotHead, SnapshotReader
-
-TICK_SECONDS = 0.06
-"""An election time-out is 10 to 20 ticks, so 0.6 to 1.2 s."""
-APPLIED_PER_SLICE = 256
-"""Entries applied before others get their turn: a few milliseconds."""
+from madkv.storage.batch import Batch
+from madkv.storage.snapshot import SnapshotHead
 
 Answered = Callable[[Outcome], None]
-
-
-class Storage(Protocol):
-    """The store under a replica: DurableStorage, or its twin in memory. What each does is written there."""
-
-    hard_state: HardState
-
-    @property
-    def snapshot_index(self) -> int: ...
-    @property
-    def snapshot_term(self) -> int: ...
-    @property
-    def last_index(self) -> int: ...
-    @property
-    def applied_index(self) -> int: ...
-    @property
-    def configurations(self) -> list[tuple[int, Configuration]]: ...
-    def term_of(self, index: int) -> int | None: ...
-    def entries(self, first: int, last: int, bytes_max: int) -> list[Entry]: ...
-    def sessions(self) -> list[tuple[bytes, bytes]]: ...
-    def cut(self, entries_kept: int, bytes_kept: int) -> int: ...
-    def compaction_target(self, wanted: int) -> int | None: ...
-    def end_turn(self) -> None: ...
-    def write(self, batch: Batch) -> None: ...
-    def written(self, batch: Batch) -> None: ...
-    def stage(self, head: SnapshotHead, offset: int, piece: bytes) -> int: ...
-    def install(self, head: SnapshotHead) -> list[tuple[bytes, bytes]]: ...
-    def installed(self, head: SnapshotHead) -> None: ...
-    def open_snapshot(self, piece_bytes: int | None = None) -> SnapshotReader: ...
-    def close(self) -> None: ...
-
-
-class AppliedPairs(Protocol):
-    """The pairs as of the last applied entry: `storage.overlay.AppliedPairs`, or a MemoryStore."""
-
-    @property
-    def waiting_bytes(self) -> int: ...
-    def get(self, key: bytes) -> bytes | None: ...
-    def put(self, key: bytes, value: bytes) -> bytes | None: ...
-    def delete(self, key: bytes) -> bytes | None: ...
-    def freeze(self) -> Table: ...
-    def thaw(self) -> None: ...
-    def forget(self) -> None: ...
-
-
-class Machine(Protocol):
-    """What a group replicates: `StateMachine`, or that of the managers. What each does is written at StateMachine."""
-
-    last_applied: int
-    time_ms: int
-
-    def apply(self, index: int, time_ms: int, operation: Operation) -> Outcome: ...
-    def skip(self, index: int) -> None: ...
-    def misplaced(self, key: bytes) -> WrongPartition | None: ...
-    def take_changes(self) -> dict[bytes, bytes | None]: ...
-    def has_changed(self, rows: int, size_bytes: int) -> bool: ...
-    def decode_rows(self, rows: Iterable[tuple[bytes, bytes]]) -> Any: ...
-    def restore(self, decoded: Any, last_applied: int) -> None: ...
-
-
-@attrs.frozen
-class Tuning:
-    """How often things happen that happen by themselves; simulations make them happen often."""
-
-    tick_seconds: float = TICK_SECONDS
-    flush_bytes: int = FLUSH_BYTES
-    flush_entries: int = FLUSH_ENTRIES
-    flush_rows: int = FLUSH_ROWS
-    log_bytes_kept: int = LOG_BYTES_KEPT
-    log_entries_kept: int = LOG_ENTRIES_KEPT
-    log_bytes_held_max: int = LOG_BYTES_HELD_MAX
-    applied_per_slice: int = APPLIED_PER_SLICE
-    uncommitted_bytes_max: int = UNCOMMITTED_BYTES_MAX
-    piece_bytes: int = PIECE_BYTES
-    bounds: Bounds = USUAL
 
 
 @attrs.define(eq=False)
@@ -156,7 +67,6 @@ class Replica:
         pairs: AppliedPairs,
         disk: Disk,
         clock: IReactorTime,
-        monotonic: Callable[[], float],
         send: Callable[[Message], None],
         draw: Callable[[int], int],
         failed: Callable[[Exception], None],
@@ -166,8 +76,8 @@ class Replica:
     ) -> None:
         """Take up where the storage left off. Without a `machine`, a StateMachine over the pairs is replicated.
 
-        `clock` calls back; `monotonic` tells seconds and is never set, as the clock that a reactor shows may be, and
-        the group's time is counted on it. `send` posts a message to a peer, which may never get it. `draw(n)` is a
+        `clock` calls back, and the group's time is counted on it, so nobody may set it: of a reactor, `seconds` has to
+        be the monotonic clock. `send` posts a message to a peer, which may never get it. `draw(n)` is a
         random number below n. `failed` is called once when this replica cannot go on: it answers nobody any more, and
         its process should end. `leadership_changed` is called when another member leads, or none any more, or this one.
         """
@@ -187,7 +97,6 @@ class Replica:
         self._pairs = pairs
         self._disk = disk
         self._clock = clock
-        self._monotonic = monotonic
         self._send = send
         self._failed = failed
         self._leadership_changed = leadership_changed
@@ -427,11 +336,11 @@ class Replica:
         self._led_term = leads
         self._unwritten_bytes = 0
         self._time_base_ms = self.state_machine.time_ms
-        self._led_since = self._monotonic()
+        self._led_since = self._clock.seconds()
 
     def _now_ms(self) -> int:
         """The group's time: what it was when this replica became the leader, and what has passed since."""
-        return self._time_base_ms + int((self._monotonic() - self._led_since) * 1000)
+        return self._time_base_ms + int((self._clock.seconds() - self._led_since) * 1000)
 
     def _interrupt_waiters(self) -> None:
         waiters, self._waiters, self._waiting_bytes = self._waiters, {}, 0

@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from madkv.raft.configuration import DISK_ID_BYTES, Member
 from madkv.raft.messages import Message
 from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
+from madkv.server.parts import Tuning
 from madkv.server.process import Process, usage_errors, whole_number
-from madkv.server.replica import Replica, Tuning
+from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
 from madkv.storage.memory import MemoryStore
 from madkv.storage.volatile import VolatileStorage
@@ -96,7 +96,6 @@ def replica_in_memory(
     store: MemoryStore,
     member: Member,
     clock: IReactorTime,
-    monotonic: Callable[[], float],
     failed: Callable[[Exception], None],
 ) -> Replica:
     """A new group of one whose pairs are in `store` and nowhere else; it leads as soon as it is started."""
@@ -106,7 +105,6 @@ def replica_in_memory(
         store,
         InlineDisk(),
         clock,
-        monotonic,
         _send_to_peer,
         random.SystemRandom().randrange,
         failed,
@@ -133,7 +131,7 @@ class ServerService(Process):
         boot = os.urandom(BOOT_BYTES)
         # Each start is a blank disk, and so another member.
         member = Member(0, boot)
-        replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, time.monotonic, self.fail)
+        replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, self.fail)
         self._factory = ServerFactory(self.reactor, replica, b"s0", boot.hex().encode())
         port = self._port = self.listen(self._listen, self._factory)
         replica.start()  # It leads before the reactor looks at the port for the first time.

@@ -43,7 +43,7 @@ class Manager:
         storage = TwinStorage(TwinDisk(), Configuration(frozenset((ME,))))
         self.machine = ClusterMachine()
         self.replica = Replica(
-            ME, storage, AppliedPairs(storage), InlineDisk(), clock, clock.seconds, lambda message: None,
+            ME, storage, AppliedPairs(storage), InlineDisk(), clock, lambda message: None,
             lambda n: 0, raise_again, machine=self.machine,
         )  # fmt: skip
         self.replica.start()

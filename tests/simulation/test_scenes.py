@@ -10,7 +10,8 @@ from madkv.errors import MadKVError
 from madkv.operations import Write, WriteKind
 from madkv.raft.bounds import Bounds
 from madkv.raft.core import Role
-from madkv.server.replica import Replica, Tuning
+from madkv.server.parts import Tuning
+from madkv.server.replica import Replica
 from madkv.testing.sim.group import Group, Machine
 from madkv.testing.sim.world import Network, World
 

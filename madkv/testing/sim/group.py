@@ -8,7 +8,8 @@ from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import Role
 from madkv.raft.invariants import GroupHistory, Seen, check_state, check_step
 from madkv.raft.messages import Append, Message, SnapshotPiece
-from madkv.server.replica import Replica, Tuning
+from madkv.server.parts import Tuning
+from madkv.server.replica import Replica
 from madkv.sessions import Sessions
 from madkv.state_machine import StateMachine
 from madkv.storage.overlay import AppliedPairs
@@ -58,7 +59,7 @@ class Machine:
         self.pairs = AppliedPairs(storage)
         clock: Any = self.clock  # As much of IReactorTime as a replica uses.
         replica = Replica(
-            self.member, storage, self.pairs, self.disk, clock, clock.seconds, self._send, world.chance.randrange,
+            self.member, storage, self.pairs, self.disk, clock, self._send, world.chance.randrange,
             self._failed, group.tuning, group.state_machine(self.pairs),
         )  # fmt: skip
         self._begin(replica, storage)

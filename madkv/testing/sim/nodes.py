@@ -21,7 +21,7 @@ from madkv.ranges import KeyRange
 from madkv.server import clustered as server
 from madkv.server.disk import Done, Work
 from madkv.server.host import Parts, ReplicaHost
-from madkv.server.replica import Tuning
+from madkv.server.parts import Tuning
 from madkv.settings import MANAGERS, Settings
 from madkv.state_machine import StateMachine
 from madkv.storage.directory import Identity
@@ -215,7 +215,6 @@ class SimulatedHost(ReplicaHost):
             storage,
             _Disk(node, reactor),
             lambda *_: _Links(node),
-            node.clock.seconds,
             group.world.chance.randrange,
             group.tuning,
         )

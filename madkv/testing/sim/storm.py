@@ -12,7 +12,7 @@ from madkv.raft.bounds import Bounds
 from madkv.raft.configuration import Configuration
 from madkv.raft.replacement import next_step
 from madkv.ranges import EVERYTHING, KeyRange, Ownership
-from madkv.server.replica import Tuning
+from madkv.server.parts import Tuning
 from madkv.state_machine import StateMachine
 from madkv.testing.history import Operation
 from madkv.testing.linearizability import Verdict, check
