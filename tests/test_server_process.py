@@ -420,3 +420,16 @@ def test_help_documents_every_option() -> None:
     words = " ".join(ended.stdout.split())
     assert "-l, --listen=" in words
     assert "HOST:PORT to listen on for clients, without managers. [default: 0.0.0.0:3777]" in words
+
+
+def test_it_counts_by_the_clock_that_nobody_sets() -> None:
+    """Set back by an hour, no timer would fire for an hour; set forward, every session would expire."""
+    script = """
+import time
+from twisted.internet import reactor
+from madkv.server.tap import ServerService
+ServerService(("127.0.0.1", 0), reactor).startService()
+print(reactor.seconds is time.monotonic)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS_MAX)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
