@@ -6,7 +6,6 @@ make one call after the other: for a while alone, as a measure of the machine, a
 
 import argparse
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from madkv.client.api import Client
 from madkv.limits import LOG_BYTES_KEPT, LOG_ENTRIES_KEPT, MIB
 from madkv.testing.ask import ask_status
 from madkv.testing.calls import ALPHANUMERIC
-from madkv.testing.cluster import Cluster, ClusterError
+from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import whole, words
-from madkv.testing.service import ServiceError
-from madkv.testing.shape import Node, ShapeError
+from madkv.testing.options import add_shared, whole, words
+from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict, with_cluster
 
 WRITES_IN_FLIGHT = 512
 WRITES = LOG_ENTRIES_KEPT + 50_000
@@ -183,7 +182,7 @@ def told(what: str, seconds: list[float]) -> str:
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether it went as it should."""
     cluster = Cluster.local(root, 1, options.rf, 1)
-    out.say(f"A cluster of its own: {', '.join(map(str, cluster.shape.nodes()))}")
+    out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster:
         leader = cluster.leader("s0")
         assert leader is not None
@@ -256,26 +255,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--value-bytes", type=whole, default=100, help="default: %(default)s")
     parser.add_argument("--clients", type=whole, default=4, help="line clients (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
-    parser.add_argument("--root", type=Path, help="keep the cluster's files and logs here (default: nowhere)")
+    add_shared(parser, "just", "log", "root")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.rf < 3 or options.clients < 1 or not 10 <= options.value_bytes <= MIB:
         parser.error("at least three replicas, a client, and values of 10 bytes to 1 MiB")
     if options.writes < LOG_ENTRIES_KEPT and options.writes * options.value_bytes < LOG_BYTES_KEPT:
         parser.error(f"the log keeps so much: make {LOG_ENTRIES_KEPT:,} writes, or {LOG_BYTES_KEPT // MIB} MiB of them")
-    interrupt_on_terminate()
-    with Transcript(options.log) as out, tempfile.TemporaryDirectory(prefix="madkv-catchup-") as scratch:
-        try:
-            passed = run(options, options.root or Path(scratch), out)
-        except KeyboardInterrupt:
-            out.say("Interrupted: the clients and the cluster are stopped.")
-            return 130
-        except (ServiceError, ShapeError) as error:
-            out.say(f"Failed: {error}")
-            passed = False
-        out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    return 0 if passed else 1
+    return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)
 
 
 if __name__ == "__main__":

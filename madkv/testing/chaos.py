@@ -11,7 +11,6 @@ import argparse
 import math
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,13 +21,12 @@ from madkv.testing import fuzz
 from madkv.testing.ask import ask_map
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.network import Network, enter, is_entered, is_possible
-from madkv.testing.options import whole, words
-from madkv.testing.service import ServiceError, free_ports
-from madkv.testing.shape import Node, Shape, ShapeError
+from madkv.testing.options import add_seed, add_shared, whole, words
+from madkv.testing.shape import Node, Shape
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict, with_cluster
 
 ROUND_SECONDS = 60.0
 OUT_SECONDS = (0.2, 4.0)
@@ -185,20 +183,18 @@ def table(faults: Sequence[tuple[Fault, float, float]]) -> list[str]:
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """All rounds; whether every answer was right and every fault healed."""
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     rf = options.rf or None
     if (root / STATE).exists():
         raise ClusterError(f"there is a cluster in {root} already")
-    managers = options.managers if rf else 1
-    shape = Shape.local(
-        free_ports(Shape.ports_needed(options.partitions, rf, managers)), options.partitions, rf, managers
-    )
+    cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1)
+    shape = cluster.shape
     network = Network(shape.nodes()) if options.network == "yes" else None
-    cluster = Cluster(shape, root, network)
-    out.say(f"A cluster of its own: {listed(shape.nodes())}; seed={seed}")
+    if network is not None:
+        cluster = Cluster(shape, root, network)
+    out.say(f"A cluster of its own: {listed(shape.nodes())}; seed={options.seed}")
     if network is None:
         out.say("Its network is this machine's: nobody is cut off.")
-    chaos = Chaos(shape, random.Random(seed), network)
+    chaos = Chaos(shape, random.Random(options.seed), network)
     done: list[tuple[Fault, float, float]] = []
     passed = True
     rounds = max(1, math.ceil(options.seconds / ROUND_SECONDS))
@@ -245,17 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = argparse.ArgumentParser(prog="chaos", description="A cluster under faults, every answer judged.")
     parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)g")
-    parser.add_argument("--partitions", type=whole, default=2, help="default: %(default)s")
-    parser.add_argument(
-        "--rf", type=whole, default=3, help="replicas of each; 0: as in project 2 (default: %(default)s)"
-    )
-    parser.add_argument("--managers", type=whole, default=3, help="default: %(default)s")
+    add_shared(parser, "partitions", "rf", "managers", "just", "log", "root")
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
-    parser.add_argument("--seed", type=whole, help="draws the same faults again (default: another one each time)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_seed(parser, "draws the same faults again (default: another one each time)")
     parser.add_argument("--history", type=Path, help="where to write the last round's history")
-    parser.add_argument("--root", type=Path, help="keep the cluster's files and logs here (default: nowhere)")
     parser.add_argument(
         "--network",
         choices=("yes", "no"),
@@ -268,22 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.network = "yes" if is_entered() or is_possible() else "no"
     if options.network == "yes":
         enter()
-    interrupt_on_terminate()
-    try:
-        with Transcript(options.log) as out, tempfile.TemporaryDirectory(prefix="madkv-chaos-") as scratch:
-            try:
-                passed = run(options, options.root or Path(scratch), out)
-            except KeyboardInterrupt:
-                out.say("Interrupted: the clients and the cluster are stopped.")
-                return 130
-            except (OSError, ServiceError, ShapeError) as error:
-                out.say(f"Failed: {error}")
-                passed = False
-            out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    except OSError as error:
-        print(f"madkv chaos: {error}", file=sys.stderr)
-        return 1
-    return 0 if passed else 1
+    return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)
 
 
 if __name__ == "__main__":

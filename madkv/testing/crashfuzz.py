@@ -2,20 +2,18 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from madkv.testing import fuzz
 from madkv.testing.ask import ask_map
-from madkv.testing.cluster import Cluster
+from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import whole, words
-from madkv.testing.service import ServiceError
+from madkv.testing.options import add_shared, whole, words
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict, with_cluster
 
 CLIENTS = "5"
 DOWN_SECONDS = 4.0
@@ -66,7 +64,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     else:
         cluster = Cluster.local(root, PARTITIONS, options.count, MANAGERS)
     chosen = victims(options.crash, cluster.shape)
-    out.say(f"A cluster of its own: {', '.join(map(str, cluster.shape.nodes()))}")
+    out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster:
         rest = [*options.fuzz, "--module", options.module, "--address", cluster.address, "--just", options.just]
         if options.log:
@@ -96,27 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("module", choices=("p2", "p3"))
     parser.add_argument("count", type=whole, help="p2: how many servers; p3: how many replicas of each partition")
     parser.add_argument("crash", nargs="?", help="how many to kill, or their ids (default: p2 1, p3 2)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_shared(parser, "just", "log")
     options, rest = parser.parse_known_args(words(sys.argv[1:] if argv is None else argv))
     options.fuzz = rest
     options.crash = options.crash or {"p2": "1", "p3": "2"}[options.module]
-    interrupt_on_terminate()
-    try:
-        with Transcript(options.log) as out, tempfile.TemporaryDirectory(prefix="madkv-crashfuzz-") as root:
-            try:
-                passed = run(options, Path(root), out)
-            except KeyboardInterrupt:
-                out.say("Interrupted: the clients and the cluster are stopped, nothing was judged.")
-                return 130
-            except (OSError, ServiceError, ShapeError) as error:
-                out.say(f"Failed: {error}")
-                passed = False
-            out.say(fuzz.VERDICT.format("PASSED" if passed else "FAILED"))
-    except OSError as error:
-        print(f"madkv crashfuzz: {error}", file=sys.stderr)
-        return 1
-    return 0 if passed else 1
+    return end_in_verdict(
+        options.log,
+        with_cluster(run, options),
+        fuzz.VERDICT,
+        interrupted="the clients and the cluster are stopped, nothing was judged.",
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.health import table
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import words
+from madkv.testing.options import add_shared, words
 from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript
 
@@ -76,7 +76,7 @@ def work(cluster: Cluster, just: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The demo; exit status 0 when everything in it succeeded."""
     parser = argparse.ArgumentParser(prog="./justw demo", description=__doc__)
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
+    add_shared(parser, "just")
     just = parser.parse_args(words(sys.argv[1:] if argv is None else argv)).just
     interrupt_on_terminate()
     began = time.monotonic()

@@ -7,7 +7,6 @@ explains all the answers. Keys are fresh in every run, so what the store holds a
 
 import argparse
 import gc
-import random
 import secrets
 import subprocess
 import sys
@@ -24,12 +23,13 @@ from madkv.testing.calls import Plan, sample
 from madkv.testing.checkout import origin
 from madkv.testing.ending import run_tool
 from madkv.testing.explain import in_words, shortest
-from madkv.testing.fleet import CLIENTS_MAX, STOP_SECONDS, Fleet, interrupt_on_terminate
+from madkv.testing.fleet import CLIENTS_MAX, STOP_SECONDS, Fleet
 from madkv.testing.history import KINDS, Operation, Ours, read_history, write_history
 from madkv.testing.linearizability import Finding, Verdict, check
 from madkv.testing.lines import Call, MalformedReply, line, parse, show
-from madkv.testing.options import whole, words
+from madkv.testing.options import add_seed, add_shared, whole, words
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict
 
 CALLS_PER_CLIENT = 10_000
 CALLS_MAX = 100_000
@@ -223,21 +223,20 @@ def fuzz(
     """
     alone = beside is _alone
     conflict = options.conflict == "yes"
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     run_id = options.run or "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
     calls = calls_of(options) if alone else UNENDING
     partition_map = ask_map(options.address)
     partitions = len(partition_map.replicas) if partition_map else 1
-    plan = Plan(options.nclis, conflict, calls, seed, run_id, options.keys, partitions)
+    plan = Plan(options.nclis, conflict, calls, options.seed, run_id, options.keys, partitions)
     command = [options.just, f"{options.module}::client", options.address]
     shared = "the same keys" if conflict else "keys of its own" if options.nclis == 1 else "keys of their own"
     number = f"{options.nclis} client{'s' * (options.nclis > 1)}"
     each = f"{calls:,} calls each" if alone else "for as long as it takes"
-    out.say(f"Fuzz testing {options.address}: {number} on {shared}, {each}, seed={seed}")
+    out.say(f"Fuzz testing {options.address}: {number} on {shared}, {each}, seed={options.seed}")
     out.say(f"Clients: {' '.join(command)}")
     out.say(origin())
     out.say(f"Keys: {len(plan.keys)}, {sample(plan.keys)}; each holds this run's id {run_id}")
-    about = {"clients": options.nclis, "conflict": options.conflict, "seed": seed, "run": run_id}
+    about = {"clients": options.nclis, "conflict": options.conflict, "seed": options.seed, "run": run_id}
     failure = None
     with Fleet(command, options.nclis, expected_to_wait=not alone) as fleet:
         run = Run(fleet, plan, options.nclis * calls if alone else None, options.call_seconds, out)
@@ -296,7 +295,11 @@ def by_partition(partition_map: PartitionMap, history: Sequence[Operation]) -> s
 
 def check_again(options: argparse.Namespace, out: Transcript) -> bool:
     """Judge a history that was written before; whether it passed."""
-    about, history = read_history(options.history)
+    try:
+        about, history = read_history(options.history)
+    except ValueError as error:
+        out.say(f"Failed: {error}")
+        return False
     out.say(f"Checking {options.history} again: {len(history):,} calls of {about.get('clients', 'some')} clients")
     run_id = str(about.get("run", "")).encode()
     return judge(history, lambda key: run_id in key, options.check_seconds, out)
@@ -313,14 +316,13 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("conflict", choices=("no", "yes"), nargs="?", help="whether clients share their keys")
     parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_shared(parser, "just", "log")
     parser.add_argument(
         "--ops",
         type=whole,
         help=f"calls of each client (default: {CALLS_PER_CLIENT:,}, but no more than {CALLS_MAX:,} together)",
     )
-    parser.add_argument("--seed", type=whole, help="makes the same calls again (default: another one each time)")
+    add_seed(parser, "makes the same calls again (default: another one each time)")
     parser.add_argument("--run", help="the run's id in all keys, digits (default: another one each time)")
     parser.add_argument(
         "--keys", type=whole, help="number of keys (default: 12 for each client, or 48 and more to share)"
@@ -354,22 +356,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     options = parse_options(sys.argv[1:] if argv is None else argv)
-    interrupt_on_terminate()
-    try:
-        with Transcript(options.log) as out:
-            try:
-                passed = check_again(options, out) if options.check_only else fuzz(options, out)
-            except KeyboardInterrupt:
-                out.say("Interrupted: the clients are stopped, nothing was judged.")
-                return 130
-            except (OSError, ValueError) as error:
-                out.say(f"Failed: {error}")
-                passed = False
-            out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    except OSError as error:
-        print(f"madkv fuzz: {error}", file=sys.stderr)
-        return 1
-    return 0 if passed else 1
+    return end_in_verdict(
+        options.log,
+        lambda out: check_again(options, out) if options.check_only else fuzz(options, out),
+        VERDICT,
+        interrupted="the clients are stopped, nothing was judged.",
+    )
 
 
 if __name__ == "__main__":

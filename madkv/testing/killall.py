@@ -12,7 +12,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,16 +22,14 @@ from madkv.errors import Abandoned, MadKVError
 from madkv.partitions import PartitionMap
 from madkv.testing.ask import ask_map
 from madkv.testing.calls import ALPHANUMERIC
-from madkv.testing.cluster import Cluster, ClusterError
+from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.fuzz import count, judge
 from madkv.testing.history import Kind, Operation, Result, write_history
 from madkv.testing.lines import show
-from madkv.testing.options import whole, words
-from madkv.testing.service import ServiceError
-from madkv.testing.shape import ShapeError
+from madkv.testing.options import add_seed, add_shared, whole, words
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict, with_cluster
 
 LOAD_SECONDS = (0.1, 1.5)
 """From when every client has an answer again until the next kill."""
@@ -262,15 +259,14 @@ def report(killing: KillAll, out: Transcript) -> None:
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether nothing was lost, repeated or out of order."""
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     rf = options.rf or None
     cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1)
-    out.say(f"A cluster of its own: {', '.join(map(str, cluster.shape.nodes()))}; seed={seed}")
+    out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}; seed={options.seed}")
     passed = True
     with cluster:
         partition_map = ask_map(cluster.address)
         assert partition_map is not None
-        killing = KillAll(cluster, partition_map, options.clients, seed, out)
+        killing = KillAll(cluster, partition_map, options.clients, options.seed, out)
         try:
             killing.run(options.rounds)
         except (ClusterError, MadKVError) as error:
@@ -279,7 +275,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
         finally:
             killing.close()
             if options.history:
-                write_history(options.history, {"clients": options.clients, "seed": seed}, killing.history)
+                write_history(options.history, {"clients": options.clients, "seed": options.seed}, killing.history)
     report(killing, out)
     return judge(killing.history, lambda key: True, CHECK_SECONDS, out) and passed
 
@@ -288,31 +284,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = argparse.ArgumentParser(prog="killall", description="All processes of a cluster killed, again and again.")
     parser.add_argument("--rounds", type=whole, default=10, help="how often (default: %(default)s)")
-    parser.add_argument("--partitions", type=whole, default=2, help="default: %(default)s")
-    parser.add_argument(
-        "--rf", type=whole, default=3, help="replicas of each; 0: as in project 2 (default: %(default)s)"
-    )
-    parser.add_argument("--managers", type=whole, default=3, help="default: %(default)s")
+    add_shared(parser, "partitions", "rf", "managers", "log", "root")
     parser.add_argument("--clients", type=whole, default=6, help="default: %(default)s")
-    parser.add_argument("--seed", type=whole, help="draws the same times again (default: others each time)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_seed(parser, "draws the same times again (default: others each time)")
     parser.add_argument("--history", type=Path, help="where to write the history")
-    parser.add_argument("--root", type=Path, help="keep the cluster's files and logs here (default: nowhere)")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.rounds < 1 or options.clients < 1:
         parser.error("at least one round and one client")
-    interrupt_on_terminate()
-    with Transcript(options.log) as out, tempfile.TemporaryDirectory(prefix="madkv-killall-") as scratch:
-        try:
-            passed = run(options, options.root or Path(scratch), out)
-        except KeyboardInterrupt:
-            out.say("Interrupted: the clients and the cluster are stopped.")
-            return 130
-        except (ServiceError, ShapeError) as error:
-            out.say(f"Failed: {error}")
-            passed = False
-        out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    return 0 if passed else 1
+    return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)
 
 
 if __name__ == "__main__":

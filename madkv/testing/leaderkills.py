@@ -3,19 +3,17 @@
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from madkv.testing.cluster import Cluster, ClusterError
+from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import Fleet, interrupt_on_terminate
+from madkv.testing.fleet import Fleet
 from madkv.testing.lines import show
-from madkv.testing.options import whole, words
-from madkv.testing.service import ServiceError
-from madkv.testing.shape import ShapeError
+from madkv.testing.options import add_shared, whole, words
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict, with_cluster
 
 WRITES_BETWEEN = 50
 """Acknowledged before each kill, so that it comes in the middle of work."""
@@ -73,7 +71,7 @@ def kill_leaders(cluster: Cluster, writer: Writer, count: int, out: Transcript) 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether the pauses are within their bounds."""
     cluster = Cluster.local(root, 1, options.rf, 3)
-    out.say(f"A cluster of its own: {', '.join(map(str, cluster.shape.nodes()))}")
+    out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster, Fleet([options.just, "p3::client", cluster.address], 1, expected_to_wait=True) as fleet:
         pauses = kill_leaders(cluster, Writer(fleet), options.count, out)
         faults = fleet.dismiss()
@@ -100,23 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="leaderkills", description=__doc__)
     parser.add_argument("--count", type=whole, default=100, help="how many to kill (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_shared(parser, "just", "log")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.count < 1 or options.rf < 3:
         parser.error("at least one leader of at least three replicas")
-    interrupt_on_terminate()
-    with Transcript(options.log) as out, tempfile.TemporaryDirectory(prefix="madkv-leaderkills-") as root:
-        try:
-            passed = run(options, Path(root), out)
-        except KeyboardInterrupt:
-            out.say("Interrupted: the client and the cluster are stopped.")
-            return 130
-        except (ServiceError, ShapeError) as error:
-            out.say(f"Failed: {error}")
-            passed = False
-        out.say(VERDICT.format("PASSED" if passed else "FAILED"))
-    return 0 if passed else 1
+    return end_in_verdict(
+        options.log, with_cluster(run, options), VERDICT, interrupted="the client and the cluster are stopped."
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """How the tools behind the recipes read their words: `ops=500` means `--ops 500`."""
 
 import argparse
+import random
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 _ASSIGNMENT = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -29,3 +32,25 @@ def whole(text: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "just": {"default": "just", "help": "the just program (default: %(default)s)"},
+    "log": {"type": Path, "help": "write what is printed here, too"},
+    "root": {"type": Path, "help": "keep the cluster's files and logs here (default: nowhere)"},
+    "partitions": {"type": whole, "default": 2, "help": "default: %(default)s"},
+    "rf": {"type": whole, "default": 3, "help": "replicas of each; 0: as in project 2 (default: %(default)s)"},
+    "managers": {"type": whole, "default": 3, "help": "default: %(default)s"},
+}
+"""Options that mean the same wherever they are."""
+
+
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Have a parser take some of these."""
+    for name in names:
+        parser.add_argument(f"--{name}", **SHARED[name])
+
+
+def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
+    """Have a parser take a seed, which is another one each time where it is not given."""
+    parser.add_argument("--seed", type=whole, default=random.SystemRandom().randrange(10**6), help=text)

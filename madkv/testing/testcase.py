@@ -12,14 +12,14 @@ from pathlib import Path
 
 from madkv.testing.cases import PROJECT_1, Testcase
 from madkv.testing.checkout import origin
-from madkv.testing.cluster import Cluster
+from madkv.testing.cluster import Cluster, listed
 from madkv.testing.cluster_cases import PROJECT_2, PROJECT_3, ClusterTestcase, Stage
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import whole, words
+from madkv.testing.fleet import Fleet
+from madkv.testing.options import add_shared, whole, words
 from madkv.testing.scene import NAMES, Scene, SceneBroken
-from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript
+from madkv.testing.verdict import end_in_verdict
 
 RUN_ID_DIGITS = 9
 TESTCASES: Mapping[str, Mapping[int, Testcase | ClusterTestcase]] = {"p1": PROJECT_1, "p2": PROJECT_2, "p3": PROJECT_3}
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, out: Transcript) -> bool:
         shape = cluster.shape
         out.say(
             f"A cluster of its own: {count(len(shape.managers), 'manager')}, {count(shape.partitions, 'partition')},"
-            f" {count(len(shape.servers), 'server')} ({', '.join(map(str, shape.nodes()))})."
+            f" {count(len(shape.servers), 'server')} ({listed(shape.nodes())})."
         )
         with cluster:
             return act_out(
@@ -90,27 +90,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("num", type=whole, help="which testcase")
     parser.add_argument("--module", choices=TESTCASES, default="p1", help="of which project (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
-    parser.add_argument("--just", default="just", help="the just program (default: %(default)s)")
-    parser.add_argument("--log", type=Path, help="write what is printed here, too")
+    add_shared(parser, "just", "log")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.num not in TESTCASES[options.module]:
         parser.error(f"{options.module} has testcases 1 to {len(TESTCASES[options.module])}")
-    interrupt_on_terminate()
-    try:
-        with Transcript(options.log) as out:
-            try:
-                passed = run(options, out)
-            except KeyboardInterrupt:
-                out.say("Interrupted: whatever it started is stopped.")
-                return 130
-            except (OSError, ServiceError) as error:
-                out.say(f"WRONG: {error}")
-                passed = False
-            out.say(f"Testcase {options.num}: {'PASSED' if passed else 'FAILED'}")
-    except OSError as error:
-        print(f"madkv testcase: {error}", file=sys.stderr)
-        return 1
-    return 0 if passed else 1
+    return end_in_verdict(
+        options.log,
+        lambda out: run(options, out),
+        f"Testcase {options.num}: {{}}",
+        failed="WRONG",
+        interrupted="whatever it started is stopped.",
+    )
 
 
 if __name__ == "__main__":
