@@ -213,8 +213,7 @@ def test_a_cluster_serves_and_tells_how_it_is(cluster: Cluster) -> None:
         "s1": "leader",
     }
     assert health.ailments(statuses) == []
-    partition_map = ask_map(cluster.address)
-    assert partition_map is not None
+    partition_map = cluster.partition_map()
     for partition in (0, 1):
         assert {partition_map.partition_of(key) for key in keys_of(partition_map, partition)} == {partition}
 

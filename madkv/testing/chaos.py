@@ -18,7 +18,6 @@ from pathlib import Path
 
 from madkv.partitions import PartitionMap
 from madkv.testing import fuzz
-from madkv.testing.ask import ask_map
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Fault, Mischief, pauses
@@ -199,8 +198,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     passed = True
     rounds = max(1, math.ceil(options.seconds / ROUND_SECONDS))
     with cluster:
-        partition_map = ask_map(cluster.address)
-        assert partition_map is not None
+        partition_map = cluster.partition_map()
         while passed and rounds:
             rounds -= 1
             round_ends = time.monotonic() + min(options.seconds, ROUND_SECONDS)

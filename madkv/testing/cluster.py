@@ -18,6 +18,7 @@ import attrs
 import psutil
 
 from madkv.errors import MadKVError, Rejected
+from madkv.partitions import PartitionMap
 from madkv.testing.ask import Status, ask, ask_map, ask_statuses
 from madkv.testing.checkout import ROOT
 from madkv.testing.network import Network
@@ -229,6 +230,12 @@ class Cluster:
         """How each is, as it says itself; None for those that do not answer."""
         every = self.shape.nodes() if nodes is None else list(nodes)
         return dict(zip(every, ask_statuses(map(self.shape.address, every)), strict=True))
+
+    def partition_map(self) -> PartitionMap:
+        """What its managers say; for a cluster that serves."""
+        partition_map = ask_map(self.address)
+        assert partition_map is not None, "a cluster that serves has a map"
+        return partition_map
 
     def leader(self, group: str) -> Node | None:
         """The leader of a group, as far as its members say."""

@@ -11,7 +11,6 @@ from itertools import product
 import attrs
 
 from madkv.partitions import PartitionMap
-from madkv.testing.ask import ask_map
 from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cases import delete, get, put, scan, swap
 from madkv.testing.cluster import Cluster, listed
@@ -30,11 +29,9 @@ class Stage:
     """Clients (`scene`) and the cluster that they call."""
 
     def __init__(self, scene: Scene, cluster: Cluster, say: Callable[[str], None]) -> None:
-        partition_map = ask_map(cluster.address)
-        assert partition_map is not None, "a cluster that serves has a map"
         self.scene = scene
         self.cluster = cluster
-        self.partition_map = partition_map
+        self.partition_map = cluster.partition_map()
         self._say = say
         self.expected: dict[bytes, bytes] = {}
         """What was put last, by key."""

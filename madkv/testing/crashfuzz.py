@@ -76,11 +76,10 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
         )
         mischief = Mischief(cluster, lambda mischief: crash(mischief, chosen, calls), out.say)
         passed = fuzz.fuzz(fuzz_options, out, mischief.beside)
-        partition_map = ask_map(cluster.address)
-        for each in mischief.faults if partition_map else ():
-            assert partition_map is not None
-            pause, _ = pauses(each, partition_map, mischief.run.history)
-            out.say(f"Longest time without a write in the partitions that were struck: {pause:.2f} s")
+        if partition_map := ask_map(cluster.address):
+            for each in mischief.faults:
+                pause, _ = pauses(each, partition_map, mischief.run.history)
+                out.say(f"Longest time without a write in the partitions that were struck: {pause:.2f} s")
     return passed
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from madkv.testing import fuzz
-from madkv.testing.ask import ask_map
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
@@ -59,8 +58,7 @@ def kill_the_leader(mischief: Mischief) -> None:
 
 def work(cluster: Cluster, just: str) -> None:
     """Have clients call the cluster, and its leader killed. Raises DemoFailed."""
-    partition_map = ask_map(cluster.address)
-    assert partition_map is not None, "a cluster that serves has a map"
+    partition_map = cluster.partition_map()
     options = [str(CLIENTS), "yes", "--module", "p3", "--address", cluster.address, "--just", just]
     mischief = Mischief(cluster, kill_the_leader, lambda text: out.say(text))
     with Indented(None) as out:

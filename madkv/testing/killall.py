@@ -20,7 +20,6 @@ from pathlib import Path
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Abandoned, MadKVError
 from madkv.partitions import PartitionMap
-from madkv.testing.ask import ask_map
 from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
@@ -264,9 +263,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}; seed={options.seed}")
     passed = True
     with cluster:
-        partition_map = ask_map(cluster.address)
-        assert partition_map is not None
-        killing = KillAll(cluster, partition_map, options.clients, options.seed, out)
+        killing = KillAll(cluster, cluster.partition_map(), options.clients, options.seed, out)
         try:
             killing.run(options.rounds)
         except (ClusterError, MadKVError) as error:
