@@ -1,14 +1,15 @@
 """`madkv replace-disk`: the disk of a node is lost for good, and the managers hear of it, so that another may come."""
 
-import socket
 import sys
 import time
+from contextlib import closing
 
 from madkv.addresses import Address, parse_addresses, show_address
+from madkv.client.connection import Connection
 from madkv.errors import InternalError, Interrupted, MadKVError, NotLeader, ProtocolError, Refused
-from madkv.limits import CONNECT_SECONDS_MAX, TRY_SECONDS_MAX
+from madkv.limits import TRY_SECONDS_MAX
 from madkv.wire import codec
-from madkv.wire.boxes import Box, field, parse_boxes
+from madkv.wire.boxes import field
 
 SECONDS_MAX = 15.0
 """How long to look for a manager that leads: an election takes a second or two."""
@@ -64,26 +65,12 @@ def _replace(node: str, managers: list[Address]) -> None:
 
 
 def _ask(address: Address, node: str) -> None:
-    with socket.create_connection(address, CONNECT_SECONDS_MAX) as connection:
-        connection.settimeout(TRY_SECONDS_MAX)
-        hello = _exchange(connection, 1, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-        if hello.get(b"role") != b"manager":
+    with closing(Connection(address, None)) as connection:
+        version = codec.integer(b"version", codec.PROTOCOL_VERSION)
+        if connection.exchange(codec.HELLO, version, TRY_SECONDS_MAX).get(b"role") != b"manager":
             raise ProtocolError(f"{show_address(address)} is a server; --managers is for the managers' addresses")
         try:
-            _exchange(connection, 2, codec.REPLACE_DISK, field(b"node", node.encode(errors="surrogateescape")))
+            fields = field(b"node", node.encode(errors="surrogateescape"))
+            connection.exchange(codec.REPLACE_DISK, fields, TRY_SECONDS_MAX)
         except (OSError, Interrupted, InternalError, ProtocolError) as error:
             raise _AnswerLost(str(error)) from None
-
-
-def _exchange(connection: socket.socket, tag: int, command: bytes, fields: bytes) -> Box:
-    """One call and its answer. Raises the error in it; OSError when there is none."""
-    connection.sendall(codec.request(tag, command, fields))
-    data, boxes = b"", list[Box]()
-    while not boxes:
-        piece = connection.recv(1 << 16)
-        if not piece:
-            raise ConnectionResetError("the manager closed the connection")
-        data += piece
-        parse_boxes(data, boxes)
-    codec.raise_if_error(boxes[0], command)
-    return boxes[0]
