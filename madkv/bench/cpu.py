@@ -18,7 +18,7 @@ import psutil
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.options import whole, words
-from madkv.testing.service import Service, ServiceError, free_ports
+from madkv.testing.service import Service, ServiceError
 
 RECORDS = 1000
 RECORD_BYTES = 1080
@@ -111,10 +111,9 @@ def verdict(name: str, value: float, bound: float, unit: str) -> bool:
 
 def measure_all(options: argparse.Namespace) -> bool:
     """All figures, with a server of their own; whether each keeps its bound."""
-    (port,) = free_ports(1)
-    address = f"127.0.0.1:{port}"
     kept = True
-    with Service([options.just], [["p1::server", address]], [port]) as service:
+    with Service.solo(options.just) as service:
+        address = service.address
         server = client_process(service.pids[0])
         starts = [start_milliseconds(options.just, address) for _ in range(options.starts)]
         print(f"line client, medians (Python {sys.version.split()[0]}):")
