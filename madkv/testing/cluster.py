@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import attrs
@@ -86,9 +85,7 @@ class Cluster:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -250,18 +247,16 @@ class Cluster:
                 raise ClusterError(f"{what}: not within {seconds:.0f} s; the nodes said:\n{self.said()}")
             time.sleep(LOOK_SECONDS)
 
-    def wait_until_serving(self, seconds: float = START_SECONDS_MAX) -> None:
+    def wait_until_serving(self) -> None:
         """Wait until each group has a leader that owns its keys, and a manager has the map."""
-        self.wait_until(
-            lambda: self._each_group_serves() and ask_map(self.address) is not None, "the whole cluster", seconds
-        )
+        self.wait_until(lambda: self._each_group_serves() and ask_map(self.address) is not None, "the whole cluster")
 
-    def wait_until_caught_up(self, *nodes: Node, seconds: float = START_SECONDS_MAX) -> None:
+    def wait_until_caught_up(self, *nodes: Node) -> None:
         """Wait until these have applied all that their leaders have committed by now or later, and all have votes.
 
         One on a new disk gets its vote only then; before, the others of its group cannot be done without.
         """
-        self.wait_until(self.catching_up(nodes), f"the catching up of {listed(nodes)}", seconds)
+        self.wait_until(self.catching_up(nodes), f"the catching up of {listed(nodes)}")
 
     def catching_up(self, nodes: Iterable[Node]) -> Callable[[], bool]:
         """To be asked again and again: whether each of these, at one look or another, had applied what its leader had

@@ -210,41 +210,38 @@ def calls_of(options: argparse.Namespace) -> int:
     return options.ops or min(CALLS_PER_CLIENT, CALLS_MAX // options.nclis)
 
 
-def _alone(run: Run) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
 def fuzz(
-    options: argparse.Namespace, out: Transcript, beside: Callable[[Run], AbstractContextManager[object]] = _alone
+    options: argparse.Namespace,
+    out: Transcript,
+    beside: Callable[[Run], AbstractContextManager[object]] | None = None,
 ) -> bool:
     """One run from start to verdict; whether it passed.
 
     What is `beside` it is entered once all clients answer, and ends it by setting the run's `enough`.
     """
-    alone = beside is _alone
     conflict = options.conflict == "yes"
     run_id = options.run or "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
-    calls = calls_of(options) if alone else UNENDING
+    calls = UNENDING if beside else calls_of(options)
     partition_map = ask_map(options.address)
     partitions = len(partition_map.replicas) if partition_map else 1
     plan = Plan(options.nclis, conflict, calls, options.seed, run_id, options.keys, partitions)
     command = [options.just, f"{options.module}::client", options.address]
     shared = "the same keys" if conflict else "keys of its own" if options.nclis == 1 else "keys of their own"
     number = f"{options.nclis} client{'s' * (options.nclis > 1)}"
-    each = f"{calls:,} calls each" if alone else "for as long as it takes"
+    each = "for as long as it takes" if beside else f"{calls:,} calls each"
     out.say(f"Fuzz testing {options.address}: {number} on {shared}, {each}, seed={options.seed}")
     out.say(f"Clients: {' '.join(command)}")
     out.say(origin())
     out.say(f"Keys: {len(plan.keys)}, {sample(plan.keys)}; each holds this run's id {run_id}")
     about = {"clients": options.nclis, "conflict": options.conflict, "seed": options.seed, "run": run_id}
     failure = None
-    with Fleet(command, options.nclis, expected_to_wait=not alone) as fleet:
-        run = Run(fleet, plan, options.nclis * calls if alone else None, options.call_seconds, out)
+    with Fleet(command, options.nclis, expected_to_wait=beside is not None) as fleet:
+        run = Run(fleet, plan, None if beside else options.nclis * calls, options.call_seconds, out)
         try:
             run.ready()
             answered = len(run.history)
             gc.disable()  # nothing in the loop makes a cycle
-            with beside(run):
+            with beside(run) if beside else nullcontext():
                 seconds = run.go()
             answered = len(run.history) - answered
             out.say(f"{answered:,} calls in {seconds:.1f} s, {answered / seconds:,.0f} a second: {count(run.history)}")
