@@ -18,10 +18,10 @@ from madkv.limits import (
     VALUE_BYTES_MAX,
 )
 from madkv.raft.bounds import USUAL
-from madkv.raft.configuration import Configuration
-from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Append, Entry, EntryKind, Heartbeat, Message, SnapshotPiece
+from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Append, Entry, EntryKind, Heartbeat, Message
 from madkv.server.peers import PeerFactory, PeerLinks
-from tests.test_peers import CLUSTER, heartbeat, member
+from madkv.testing.service import free_ports
+from tests.peers import CLUSTER, heartbeat, member, snapshot_piece
 
 network: Any = reactor
 
@@ -30,7 +30,7 @@ class Replicas:
     """Replicas on real sockets; each keeps what it receives."""
 
     def __init__(self, *numbers: int) -> None:
-        self.ports = {number: free_port() for number in numbers}
+        self.ports = dict(zip(numbers, free_ports(len(numbers)), strict=True))
         self.received: dict[int, list[Message]] = {number: [] for number in numbers}
         self.links: dict[int, PeerLinks] = {}
         self.listening: dict[int, Any] = {}
@@ -69,6 +69,18 @@ class Replicas:
         for number in list(self.links):
             await self.stop(number)
 
+    def hold(self, number: int) -> Any:
+        """Have the one that listens to a single other read nothing more; its end of the connection."""
+        (incoming,) = self.links[number].incoming.values()
+        incoming.hold()
+        return incoming
+
+    def outgoing(self, sender: int, to: int) -> Any:
+        """The sender's end of a connection."""
+        outgoing = self.links[sender]._links[to].protocol
+        assert outgoing is not None
+        return outgoing
+
     async def connected(self) -> None:
         """Until messages pass on every connection."""
         for sender in self.links.values():
@@ -92,12 +104,6 @@ class Replicas:
             return sent in arrived
 
         await until(has_arrived)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -163,11 +169,7 @@ async def test_a_peer_that_is_started_again_is_found_also_on_another_disk() -> N
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_costs_a_bounded_number_of_bytes() -> None:
     async with Replicas(0, 1) as replicas:
-        (incoming,) = replicas.links[1].incoming.values()
-        incoming.hold()
-        links = replicas.links[0]
-        outgoing = links._links[1].protocol
-        assert outgoing is not None
+        incoming, links, outgoing = replicas.hold(1), replicas.links[0], replicas.outgoing(0, 1)
         message = append(0, 1, [b"x" * MIB])
         for _ in range(2 * PEER_BUFFER_BYTES_MAX // MIB):
             links.send(message)
@@ -187,23 +189,8 @@ async def test_a_peer_that_does_not_read_costs_a_bounded_number_of_bytes() -> No
 @pytest_twisted.ensureDeferred
 async def test_copies_of_a_piece_of_a_snapshot_do_not_pile_up() -> None:
     async with Replicas(0, 1) as replicas:
-        (incoming,) = replicas.links[1].incoming.values()
-        incoming.hold()
-        links = replicas.links[0]
-        outgoing = links._links[1].protocol
-        assert outgoing is not None
-        piece = SnapshotPiece(
-            sender=member(0),
-            to=member(1),
-            term=1,
-            stream=1,
-            last_index=1,
-            last_term=1,
-            configuration=Configuration(frozenset([member(0)])),
-            offset=0,
-            data=b"x" * MIB,
-            done=False,
-        )
+        incoming, links, outgoing = replicas.hold(1), replicas.links[0], replicas.outgoing(0, 1)
+        piece = snapshot_piece(0, 1, b"x" * MIB)
         while not outgoing.unsent_bytes:  # until the system's buffers are full
             links.send(piece)
         waiting = outgoing.unsent_bytes
@@ -217,9 +204,7 @@ async def test_copies_of_a_piece_of_a_snapshot_do_not_pile_up() -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_system_looks_after_a_machine_that_is_gone() -> None:
     async with Replicas(0, 1) as replicas:
-        outgoing = replicas.links[0]._links[1].protocol
-        assert outgoing is not None
-        handle = outgoing.transport.getHandle()
+        handle = replicas.outgoing(0, 1).transport.getHandle()
         milliseconds = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         assert milliseconds == PEER_UNACKNOWLEDGED_SECONDS_MAX * 1000
         assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -229,8 +214,7 @@ async def test_the_system_looks_after_a_machine_that_is_gone() -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_end_does_not_wait_for_a_peer_that_does_not_read() -> None:
     async with Replicas(0, 1) as replicas:
-        (incoming,) = replicas.links[1].incoming.values()
-        incoming.hold()
+        replicas.hold(1)
         for _ in range(8):
             replicas.links[0].send(append(0, 1, [b"x" * MIB]))
         began = network.seconds()
