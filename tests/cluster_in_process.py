@@ -6,15 +6,17 @@ sees of a change of leaders is here at once, and without any wait for an electio
 """
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
 
-from madkv.addresses import Address, show_address
+from madkv.addresses import Address, parse_address, show_address
 from madkv.client.api import Client
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Busy, Interrupted, MadKVError, NotLeader
@@ -29,10 +31,15 @@ from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
 from madkv.storage.overlay import AppliedPairs
 from madkv.storage.twin import TwinDisk, TwinStorage
+from tests.proxy import Proxy, always_pass
 
 CLUSTER = "c0ffee0123456789"
 ME = Member(0, bytes(16))
 network: Any = reactor
+FACES = pytest.mark.parametrize("face", ["blocking", "deferred"])
+THREE: Any = [b"", b"h", b"p"], [0, 1, 2]
+MANY: Any = [b"", b"c", b"f", b"k", b"r"], [0, 1, 0, 2, 1]
+"""Some partitions own several ranges."""
 
 
 def _raise_again(error: Exception) -> None:
@@ -251,3 +258,20 @@ async def turn() -> None:
     passed: Deferred[None] = Deferred()
     network.callLater(0.001, passed.callback, None)
     await passed
+
+
+async def wait_in_thread(event: threading.Event) -> None:
+    """Wait for what a thread, such as a proxy's, brings about."""
+    assert await deferToThread(event.wait, 20)
+
+
+def proxy_before(cluster: Cluster, partition: int, replica: int, decide: Any = always_pass) -> Proxy:
+    """Put a proxy before a server; the next map names it instead."""
+    proxy = Proxy(*cluster.addresses[partition][replica], decide)
+    cluster.addresses[partition][replica] = parse_address(proxy.address)
+    return proxy
+
+
+async def failure_of(deferred: Deferred[Any]) -> Any:
+    """The exception that it fails with."""
+    return await deferred.addCallbacks(lambda result: pytest.fail(f"it gave {result!r}"), lambda failed: failed.value)

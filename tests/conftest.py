@@ -60,3 +60,12 @@ def server() -> Iterator["ServerProcess"]:
 
     with ServerProcess() as process:
         yield process
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry sooner, for tests that break many connections, or wait for many refusals."""
+    from madkv.client import router
+
+    monkeypatch.setattr(router, "RETRY_SECONDS_MIN", 0.001)
+    monkeypatch.setattr(router, "RETRY_SECONDS_MAX", 0.01)

@@ -42,6 +42,27 @@ def at_random(seed: int, share: float) -> Decide:
     return decide
 
 
+class LoseOnce:
+    """Break one box of that command and let everything else pass."""
+
+    def __init__(self, command: bytes, direction: str, fate: Fate) -> None:
+        self._command = command
+        self._direction = direction
+        self._fate = fate
+        self._asked = b""
+        self.lost = False
+        self.happened = threading.Event()
+
+    def __call__(self, direction: str, box: Box) -> Fate:
+        if direction == "request":
+            self._asked = box[COMMAND]
+        if self.lost or direction != self._direction or self._asked != self._command:
+            return Fate.PASS
+        self.lost = True
+        self.happened.set()
+        return self._fate
+
+
 class Relay:
     """Listens at `address` and connects whoever comes to a server. Use it in a `with` statement.
 

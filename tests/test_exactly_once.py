@@ -1,6 +1,5 @@
 """Connections that break before, during and after a call never change a result."""
 
-import random
 import signal
 import socket
 import sys
@@ -12,48 +11,17 @@ import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from madkv.client import router
 from madkv.client.api import Client
 from madkv.client.blocking import BlockingClient
 from madkv.errors import OutcomeUnknown
-from madkv.wire.boxes import COMMAND, ERROR_CODE, Box
+from madkv.wire.boxes import ERROR_CODE, Box
+from tests.cluster_in_process import wait_in_thread
 from tests.line_client import LineClient, run
 from tests.processes import Process, ServerProcess
-from tests.proxy import Fate, Proxy, at_random, is_write, split_boxes
+from tests.proxy import Fate, LoseOnce, Proxy, at_random, is_write, split_boxes
+from tests.writes import Model, calls
 
 SHARE = 0.2
-
-
-class Model:
-    """What each call must answer when it takes effect once."""
-
-    def __init__(self) -> None:
-        self.pairs: dict[bytes, bytes] = {}
-
-    def put(self, key: bytes, value: bytes) -> bool:
-        return self.swap(key, value) is not None
-
-    def swap(self, key: bytes, value: bytes) -> bytes | None:
-        old = self.pairs.get(key)
-        self.pairs[key] = value
-        return old
-
-    def delete(self, key: bytes) -> bool:
-        return self.pairs.pop(key, None) is not None
-
-
-def calls(seed: int, prefix: bytes, number: int) -> Iterator[tuple[str, bytes, bytes]]:
-    """Writes on a few keys, each with a value of its own."""
-    rng = random.Random(seed)
-    for count in range(number):
-        yield rng.choice(["put", "swap", "swap", "delete"]), b"%b%d" % (prefix, rng.randrange(4)), b"v%d" % count
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry sooner: these tests break hundreds of connections."""
-    monkeypatch.setattr(router, "RETRY_SECONDS_MIN", 0.001)
-    monkeypatch.setattr(router, "RETRY_SECONDS_MAX", 0.01)
 
 
 def late_duplicates(server: ServerProcess, requests: list[bytes]) -> list[bytes]:
@@ -197,27 +165,6 @@ def test_each_box_of_a_first_swap_is_lost_once(
         assert client.stderr().count(b"\n") == 1
 
 
-class LoseOnce:
-    """Break one box of that command and let everything else pass."""
-
-    def __init__(self, command: bytes, direction: str, fate: Fate) -> None:
-        self._command = command
-        self._direction = direction
-        self._fate = fate
-        self._asked = b""
-        self.lost = False
-        self.happened = threading.Event()
-
-    def __call__(self, direction: str, box: Box) -> Fate:
-        if direction == "request":
-            self._asked = box[COMMAND]
-        if self.lost or direction != self._direction or self._asked != self._command:
-            return Fate.PASS
-        self.lost = True
-        self.happened.set()
-        return self._fate
-
-
 # --- Away for longer than a session lives -----------------------------------------------------------------------------
 
 SERVER_WHOSE_TIME_IS_OURS = """
@@ -312,12 +259,6 @@ async def test_unknown_outcomes_with_many_calls_in_flight(timed: Process, impati
             assert isinstance(outcome, OutcomeUnknown)
         assert await client.swap(b"many.0", b"y") == b"x"
         await client.close()
-
-
-async def wait_in_thread(event: threading.Event) -> None:
-    from twisted.internet.threads import deferToThread
-
-    assert await deferToThread(event.wait, 20)
 
 
 # --- kill -9 of the client in the middle of a call --------------------------------------------------------------------
