@@ -5,6 +5,7 @@ over the whole session, for tests that do not mind the pairs of others (so use k
 """
 
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -146,3 +147,10 @@ class ServerProcess(Process):
 def server_command(*options: str) -> list[str]:
     """The command that runs a server in the foreground, with this interpreter."""
     return [sys.executable, str(TWISTD), "-n", "--pidfile=", "madkv-server", *options]
+
+
+def just_script(path: Path, *command: str) -> str:
+    """Write a program that stands for `just`: it runs this command, with what it is given behind it; its path."""
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.chmod(0o700)
+    return str(path)
