@@ -17,6 +17,8 @@ from typing import IO, Self
 
 import psutil
 
+from madkv.testing.service import free_ports
+
 ROOT = Path(__file__).resolve().parents[1]
 TWISTD = Path(sys.executable).with_name("twistd")
 SAY_SECONDS_MAX = 20.0
@@ -147,6 +149,11 @@ class ServerProcess(Process):
 def server_command(*options: str) -> list[str]:
     """The command that runs a server in the foreground, with this interpreter."""
     return [sys.executable, str(TWISTD), "-n", "--pidfile=", "madkv-server", *options]
+
+
+def free_address() -> str:
+    """One on this machine at which nothing listens."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def just_script(path: Path, *command: str) -> str:

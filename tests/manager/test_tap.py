@@ -21,6 +21,7 @@ from madkv.manager.tap import Options
 from madkv.partitions import PartitionMap
 from madkv.server.process import STOP_SECONDS_MAX
 from madkv.settings import Settings
+from madkv.testing.service import free_ports
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
 from tests.manager.test_service import register_fields
@@ -197,15 +198,6 @@ class Cluster:
 def replace_disk(node: str, managers: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "madkv.cli", "replace-disk", node, "--managers", managers]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def until(found: Callable[[], Any]) -> Any:
