@@ -1,6 +1,7 @@
 """What holds for every test under pytest."""
 
 import gc
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -69,3 +70,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(router, "RETRY_SECONDS_MIN", 0.001)
     monkeypatch.setattr(router, "RETRY_SECONDS_MAX", 0.01)
+
+
+@pytest.fixture
+def signals_as_before() -> Iterator[None]:
+    """For tests of tools in this very process, which hear interrupts in their own way."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)

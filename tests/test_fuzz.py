@@ -121,6 +121,10 @@ def test_a_history_can_be_checked_again(server: ServerProcess, tmp_path: Path) -
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     changed = fuzz("--check-only", f"history={path}")
     assert (changed.returncode, changed.stdout.splitlines()[-1]) == (1, FAILED)
+    path.write_text("{}")
+    strange = fuzz("--check-only", f"history={path}")
+    assert (strange.returncode, strange.stdout.splitlines()[-1]) == (1, FAILED)
+    assert strange.stdout.startswith(f"Failed: {path}: not a history")
     missing = fuzz("--check-only", f"history={tmp_path / 'none'}")
     assert (missing.returncode, missing.stdout.splitlines()[-1]) == (1, FAILED)
 

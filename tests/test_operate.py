@@ -18,16 +18,9 @@ from tests.processes import ROOT
 
 SECONDS_MAX = 90
 ONLY = "of its other replicas {} can vote just now, and 2 are needed"
+pytestmark = pytest.mark.usefixtures("signals_as_before")
 SMALL = ("partitions=1", "rf=0")
 """Of two processes."""
-
-
-@pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 @pytest.fixture(scope="module")
