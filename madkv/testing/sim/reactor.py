@@ -215,8 +215,6 @@ class Connector:
         if not self._is_over:
             self._fail(UserError())
 
-    disconnect = stopConnecting
-
     def getDestination(self) -> IPv4Address:
         """Where it leads."""
         return IPv4Address("TCP", *self._to)
@@ -272,7 +270,6 @@ class Transport:
     """One end of a connection, as ITCPTransport has it, but that writing never has to wait."""
 
     other: "Transport"
-    dataBuffer = None
 
     def __init__(self, reactor: Reactor, here: IPv4Address, there: IPv4Address) -> None:
         self._reactor = reactor
@@ -338,9 +335,6 @@ class Transport:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Nothing that is written has to wait."""
-
-    def unregisterProducer(self) -> None:
-        """See above."""
 
     def pauseProducing(self) -> None:
         """Hand nothing over for now."""
