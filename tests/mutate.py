@@ -28,7 +28,7 @@ TWINS = "tests/storage/test_twin.py"
 """Long when it fails: it looks for the shortest way to that."""
 SCHEDULES = "tests/raft/test_random_schedules.py"
 SCENES = "tests/simulation/test_scenes.py"
-AROUND_THE_CORE = ("replica", "sessions", "state_machine", "client_session")
+AROUND_THE_CORE = ("replica", "replica_disk", "sessions", "state_machine", "client_session")
 LISTS = (
     MistakeList(
         "raft",
