@@ -1,20 +1,21 @@
 """One question to one node, on a socket of its own: how it is, or what the partition map says."""
 
 import json
+import socket
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 from madkv.addresses import parse_address
-from madkv.client.connection import Connection
 from madkv.errors import MadKVError, ProtocolError
 from madkv.partitions import PartitionMap
 from madkv.wire import codec
-from madkv.wire.boxes import Box, join_blob
+from madkv.wire.boxes import Box, join_blob, parse_boxes
 
 ASK_SECONDS = 1.0
 """How long a node may take; one that was stopped takes for ever."""
+READ_BYTES = 1 << 16
 ASKED_AT_ONCE = 64
 
 Status = dict[str, Any]
@@ -22,8 +23,20 @@ Status = dict[str, Any]
 
 def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
     """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError."""
-    with closing(Connection(parse_address(address), None)) as connection:
-        return connection.exchange(command, fields, ASK_SECONDS)
+    deadline = time.monotonic() + ASK_SECONDS
+    with socket.create_connection(parse_address(address), ASK_SECONDS) as sock:
+        sock.sendall(codec.request(1, command, fields))
+        boxes: list[Box] = []
+        data = b""
+        while not boxes:
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            piece = sock.recv(READ_BYTES)
+            if not piece:
+                raise ConnectionResetError(f"{address} closed the connection")
+            data += piece
+            parse_boxes(data, boxes)
+    codec.raise_if_error(boxes[0], command)
+    return boxes[0]
 
 
 def _blob(address: str, command: bytes, name: bytes) -> bytes:
