@@ -1,5 +1,6 @@
 """The known mistakes: that all are there and fit the code. What catches them is shown by `./justw sim::mutations`."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -45,6 +46,10 @@ EACH = (
     "LMDB opened with metasync=False",
 )
 """What nobody may take off the list."""
+BASES = {"core.py": (ROOT / "madkv/raft/state.py",)}
+"""Where else a file's classes have their attributes from."""
+MADE = r"def (\w+)|self\.(\w+)(?:: [^=\n]+)? = |hasattr\(self, \"(\w+)\"\)"
+"""Attributes that a mistake brings along."""
 
 
 class KnownMistakesTest(SynchronousTestCase):
@@ -64,6 +69,18 @@ class KnownMistakesTest(SynchronousTestCase):
         for each in LISTS:
             for name, file, changes in each.mistakes:
                 self.assertIsNotNone(mutated((ROOT / each.package / file).read_text(), changes), name)
+
+    def test_they_use_no_name_that_is_gone(self) -> None:
+        """Such a mistake would be caught by whatever runs into the name, and show nothing of the checks."""
+        for each in LISTS:
+            for name, file, changes in each.mistakes:
+                path = ROOT / each.package / file
+                text = mutated(path.read_text(), changes)
+                assert text is not None
+                sources = [source.read_text() for source in (path, *BASES.get(file, ()))]
+                known = {word for source in sources for word in re.findall(r"\w+", source)}
+                known |= {made for kinds in re.findall(MADE, text) for made in kinds}
+                self.assertEqual(set(re.findall(r"\bself\.(\w+)", text)) - known, set(), name)
 
 
 class VerdictTest(SynchronousTestCase):

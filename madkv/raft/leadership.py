@@ -153,6 +153,7 @@ class Leadership:
         for new in sorted(peers - self.progress.keys()):
             self.progress[new] = Progress(next_index=state.log.last_index + 1, heard_tick=state.ticks)
         self.voting = [self.progress[peer] for peer in peers & state.configuration.voters]
+        self.has_more_to_send = self.has_more_to_send and bool(peers)
         self._release_rounds()  # Of fewer voters those that have answered may be a majority.
 
     def transfer_to(self, to: Member) -> bool:

@@ -99,7 +99,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         [
             (
                 ("        if not may_take:\n            return None\n"),
-                ("        self._deliver(self._held)\n        if not may_take:\n            return None\n"),
+                ("        self._deliver(self.held)\n        if not may_take:\n            return None\n"),
             ),
         ],
     ),
@@ -187,7 +187,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
                 ("        for entry in message.entries:\n            if entry.index <= self"),
                 (
                     "        if confirmed >= self.commit_index and confirmed < log.last_index:\n"
-                    "            self._truncate(confirmed + 1)\n"
+                    "            self.truncate(confirmed + 1)\n"
                     "        for entry in message.entries:\n"
                     "            if entry.index <= self"
                 ),
@@ -236,6 +236,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
                 "elif message.term < self.term and not isinstance(message, PreVoteReply):",
                 "elif message.term < self.term and not isinstance(message, (PreVoteReply, HeartbeatReply)):",
             ),
+            ("self._step_down, self._release, self._last_round)", "self._step_down, self._release, 0)"),
         ],
     ),
     (
@@ -598,11 +599,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
             ("not state.is_voter and state.last_configuration_index <= index:", "not state.is_voter:"),
             (
                 "        self._release_rounds()  # Of",
-                (
-                    "        if not state.is_voter:\n"
-                    "            self._become_follower(state.term, None)\n"
-                    "        self._release_rounds()  # Of"
-                ),
+                ("        if not state.is_voter:\n            self._step_down()\n        self._release_rounds()  # Of"),
             ),
         ],
     ),

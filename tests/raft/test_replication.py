@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS, Bounds
+from madkv.raft.configuration import Configuration
 from madkv.raft.messages import Append, AppendRefusal, AppendReply, Entry, Heartbeat, HeartbeatReply, Message
 from madkv.raft.progress import Flow
 from tests.raft import group as group_module
-from tests.raft.group import ELECTION, Group, Node, entry, member, said, without
+from tests.raft.group import ELECTION, Group, Node, entry, member, members, said, without
 
 
 def append(
@@ -367,6 +368,18 @@ class LeaderTest(SynchronousTestCase):
         self.assertEqual(served, [2, 3, 4, 5] * 5)
         for progress in leader.core.progress.values():
             self.assertEqual(progress.next_index, 32)
+
+    def test_nobody_is_left_to_send_to(self) -> None:
+        """The driver would ask for another Ready again and again."""
+        self.patch(group_module, "BOUNDS", Bounds(append_entries=1, turn_entries=2))
+        group = Group(2, learners=[2])
+        leader = group.elect(1)
+        for _ in range(30):
+            leader.core.propose(b"value")
+        leader.core.ready()
+        self.assertTrue(leader.core.has_more_to_send)
+        leader.core.propose_configuration(Configuration(members(1)))
+        self.assertFalse(leader.core.has_more_to_send)
 
     def test_a_bound_on_bytes_of_one_ready(self) -> None:
         self.patch(group_module, "BOUNDS", Bounds(append_bytes=1000, turn_bytes=1500))

@@ -3,9 +3,10 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS
+from madkv.raft.configuration import Configuration
 from madkv.raft.core import Role
 from madkv.raft.messages import Append, TimeoutNow, Vote
-from tests.raft.group import ELECTION, Group, member, said, without
+from tests.raft.group import ELECTION, Group, member, members, said, without
 
 
 class TransferTest(SynchronousTestCase):
@@ -132,3 +133,11 @@ class TransferTest(SynchronousTestCase):
         self.group.run(3 * HEARTBEAT_TICKS)
         self.assertEqual(self.group.leader.core.member, member(3))
         self.assertEqual(len(self.group[3].payloads), 10)
+
+    def test_a_leader_that_has_removed_itself_hands_over_as_it_goes(self) -> None:
+        """4.2.2 and 3.10: the answer that commits its removal may be the one that its successor's order waits for."""
+        self.assertIsNotNone(self.leader.core.propose_configuration(Configuration(members(2, 3))))
+        self.assertTrue(self.leader.core.transfer_leadership(member(3)))
+        self.group.settle()
+        self.assertIs(self.leader.core.role, Role.FOLLOWER)
+        self.assertEqual((self.group.leader.core.member, self.group.leader.core.term), (member(3), 2))

@@ -101,8 +101,8 @@ def run(first: int, count: int) -> int:
                             print(f"  play it again: ./justw sim::replay {each[0]}", flush=True)
                 if time.monotonic_ns() >= progress.due_ns:
                     progress.show(f"{len(outcomes) + len(failures)} of {count} seeds, {len(failures)} failed")
-        except KeyboardInterrupt:
-            # The pool would wait for all of its seeds; without its processes it gives up.
+        except BaseException:
+            # Interrupted, or nobody takes what is said: the pool would wait for all of its seeds.
             for worker in multiprocessing.active_children():
                 worker.kill()
             progress.clear()
