@@ -1,9 +1,11 @@
 """What the tools behind the recipes have in common: how they read their words, and how they end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 from madkv.bench import run
 from madkv.testing import fuzz, testcase
 from madkv.testing.options import whole, words
+from madkv.testing.sim import __main__ as simulations
+from madkv.testing.transcript import Progress
 from tests.processes import ROOT
 
 JUST = Path(sys.executable).with_name("just")
@@ -158,6 +162,23 @@ def test_interrupted_simulations_end_at_once_with_their_processes() -> None:
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "madkv sim: interrupted" and "Traceback" not in err
     assert not any(worker.is_running() for worker in workers)
+
+
+def test_simulations_that_nobody_listens_to_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Progress):
+        def __init__(self) -> None:
+            super().__init__()
+            self.due_ns = 0
+
+        def show(self, text: str) -> None:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(simulations, "Progress", Full)
+    began = time.monotonic()
+    with pytest.raises(OSError, match="no space"):
+        simulations.run(0, 1000)
+    assert time.monotonic() - began < SECONDS_MAX
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
