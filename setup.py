@@ -17,7 +17,15 @@ TEST = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.17,<0.18",
 ]
-BENCH = ["hdrhistogram>=0.10.3,<0.11"]
+# Beside the histogram, clients of the stores that MadKV is measured beside, and one of those stores.
+BENCH = [
+    "grpcio>=1.60,<2",
+    "hdrhistogram>=0.10.3,<0.11",
+    "hpack>=4,<5",
+    "protobuf>=5,<8",
+    "pysyncobj>=0.3.13,<0.4",
+    "redis[hiredis]>=5.1,<9",
+]
 REPORT = [*BENCH, "matplotlib>=3.8,<4"]
 # What the recipes need beside the project: the `just` program, and a look at processes for `kill` and `bench::cpu`.
 RECIPES = ["psutil>=5.9,<8", "rust-just>=1.35,<2"]
@@ -33,6 +41,7 @@ setup(
     packages=[
         "madkv",
         "madkv.bench",
+        "madkv.bench.peers",
         "madkv.client",
         "madkv.manager",
         "madkv.raft",

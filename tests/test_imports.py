@@ -36,7 +36,7 @@ PURE = (
     "madkv.raft.configuration",
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
-OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.testing.")
+OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.bench.peers.", "madkv.testing.")
 
 # The longest name that fits a module is its room.
 ROOMS = {
@@ -61,6 +61,10 @@ ROOMS = {
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.cli": Room((*PURE, "madkv.client.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),
+    "madkv.bench.peers.": Room(
+        ("madkv.",),
+        ("attr", "attrs", "google", "grpc", "hpack", "lmdb", "pysyncobj", "redis", "sortedcontainers", "twisted"),
+    ),
     "madkv.testing.": Room(("madkv.",), ("attr", "attrs", "psutil", "sortedcontainers", "twisted", "zope")),
     "madkv.": Room(),
 }

@@ -19,11 +19,11 @@ from madkv.bench.results import KINDS, Phase
 
 DOTS_PER_INCH = 160
 WIDTH_INCHES = 9.0
-COLOURS = ("#0b3c5d", "#b5651d", "#4c8c4a", "#7a3b69", "#888888", "#c2a300")
+COLOURS = ("#0b3c5d", "#b5651d", "#4c8c4a", "#7a3b69", "#888888", "#c2a300", "#c0392b", "#2a9d8f")
 """Dark to light in grey as well."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (9, 3)))
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++", "oo", "--")
 LABEL_SHARE = 0.03
 """How much of the x axis is left free at its end, for the names of the lines."""
 LEGEND_POINTS = 27.0
@@ -80,7 +80,7 @@ def draw_workloads(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, P
     left, right = canvas.subplots(1, 2)
     places = [x for x, _ in figure.series[0].points]
     throughputs = {label: {x: run.throughput for x, run in points} for label, points in series}
-    _bars(left, places, throughputs, number=lambda value: f"{value:,.0f}")
+    bars(left, places, throughputs, number=lambda value: f"{value:,.0f}")
     left.set_title("Throughput", pad=LEGEND_POINTS)
     left.set(xlabel=figure.x_label, ylabel="calls a second")
     if len(series) == 1:
@@ -92,11 +92,11 @@ def draw_workloads(canvas: Canvas, figure: Figure, series: Sequence[tuple[str, P
         worst = {
             kind: {x: run.latencies[kind].p99_us / 1000 for x, run in runs if kind in run.latencies} for kind in kinds
         }
-        _bars(right, places, by_kind, whiskers=worst)
+        bars(right, places, by_kind, whiskers=worst)
         right.set_title("Latency: average (bar), 99th percentile (tick)", pad=LEGEND_POINTS)
     else:
         means = {label: {x: run.mean_us / 1000 for x, run in points} for label, points in series}
-        _bars(right, places, means)
+        bars(right, places, means)
         right.set_title("Latency, average over all calls", pad=LEGEND_POINTS)
     right.set(xlabel=figure.x_label, ylabel="milliseconds")
 
@@ -172,12 +172,13 @@ def _lines(axes: Axes, lines: Sequence[tuple[str, list[tuple[float, float]]]]) -
         )
 
 
-def _bars(
+def bars(
     axes: Axes,
     places: Sequence[str],
     groups: Mapping[str, Mapping[str, float]],
     whiskers: Mapping[str, Mapping[str, float]] | None = None,
     number: Callable[[float], str] | None = None,
+    has_legend: bool = True,
 ) -> None:
     """Bars side by side at each place: only those that exist there, centred on it."""
     width = 0.8 / max(1, max(sum(place in group for group in groups.values()) for place in places))
@@ -220,7 +221,7 @@ def _bars(
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")
-    if len(groups) > 1:
+    if len(groups) > 1 and has_legend:
         handles, labels = axes.get_legend_handles_labels()
         in_order = sorted(zip(labels, handles, strict=True), key=lambda each: list(groups).index(each[0]))
         # Above the axes and below their title: inside it would hide bars.

@@ -83,6 +83,8 @@ class Bench:
         self._map = partition_map
         self.by_partition: Counter[int] = Counter()
         """Calls of the last phase, where there are partitions; a scan counts where it begins."""
+        self.latencies: dict[str, Latencies] = {}
+        """Those of the last phase, by kind of call."""
         self.cpu_us_per_call = 0.0
         """What this process itself used for each call of the last phase."""
 
@@ -108,7 +110,7 @@ class Bench:
         send = self._fleet.send
         partition_of = self._map.partition_of if self._map else None
         by_partition = self.by_partition = Counter()
-        totals: dict[str, Latencies] = {}
+        totals = self.latencies = {}
         recent: dict[str, Latencies] = {}
         progress = PhaseProgress(name, calls_expected)
         following = [next(stream, None) for stream in streams]

@@ -14,8 +14,8 @@ stdout. Everything it cannot understand gets one line on stderr.
 import os
 import select
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from madkv.client.blocking import BlockingClient
 from madkv.errors import InvalidArgument, OutcomeUnknown, Rejected, VersionMismatch
 from madkv.limits import LINE_BYTES_MAX
 
@@ -42,10 +42,23 @@ class StdoutGone(Exception):
     """Whoever read our answers is gone."""
 
 
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Store(Protocol):
+        """What answers the lines: a BlockingClient, or another store's client that is measured beside it."""
+
+        def put(self, key: bytes, value: bytes) -> bool: ...
+        def swap(self, key: bytes, value: bytes) -> bytes | None: ...
+        def get(self, key: bytes) -> bytes | None: ...
+        def delete(self, key: bytes) -> bool: ...
+        def scan(self, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]: ...
+
+
 class LineInterface:
     """One client behind this process's stdin and stdout."""
 
-    def __init__(self, client: BlockingClient) -> None:
+    def __init__(self, client: "Store") -> None:
         self._client = client
         self._poll = select.poll()
         self._poll.register(STDIN, select.POLLIN)

@@ -1,0 +1,149 @@
+"""The stores that are measured beside one another: what each is, what it makes durable, how to get and to start it."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import attrs
+
+import madkv
+from madkv.bench.peers import launch
+from madkv.bench.peers.launch import Deployment
+from madkv.testing.checkout import revision
+from madkv.testing.cluster import Cluster
+
+RF = "madkv-rf"
+
+
+@attrs.frozen
+class System:
+    """One store in one shape."""
+
+    name: str
+    title: str
+    durability: str
+    """What is on which disks when a write is acknowledged."""
+    remarks: str
+    """Its settings, its client, and what else one has to know to judge its figures."""
+    missing: Callable[[], str | None]
+    """What has to be done to have it; None when it is there."""
+    version: Callable[[], str]
+    start: Callable[[Path, bool], AbstractContextManager[Deployment]]
+    """Start it on an empty directory; it is ended with the context.
+
+    The second argument asks for an order of keys, where that is not there by itself.
+    """
+    is_durable: bool = True
+    """Whether an acknowledged write is synced. One of which it is not is measured only where it is named."""
+    only: frozenset[str] | None = None
+    """The cells that it takes part in; None for all that its clients can do."""
+
+
+@contextmanager
+def _madkv(root: Path, rf: int, managers: int) -> Iterator[Deployment]:
+    with Cluster.local(root, partitions=1, rf=rf, managers=managers) as cluster:
+        yield Deployment(
+            client=[sys.executable, "-m", "madkv.client", "--managers", cluster.address],
+            pipelined=["madkv", cluster.address],
+            pids=[pid for node in cluster.shape.nodes() if (pid := cluster.pid(node)) is not None],
+        )
+
+
+def _of_madkv(rf: int, managers: int) -> System:
+    several = rf > 1
+    return System(
+        name=f"{RF}{rf}",
+        title=f"MadKV, rf {rf}",
+        durability=f"LMDB, synced at each commit; on the disks of {f'{rf // 2 + 1} of {rf}' if several else 'the one'}",
+        remarks=f"defaults; 1 partition, {managers} manager{'s' if several else ''} running; its own line client",
+        missing=lambda: None,
+        version=lambda: f"{madkv.__version__} ({revision()})",
+        start=lambda root, ordered: _madkv(root, rf, managers),
+    )
+
+
+_ETCD_DURABILITY = "write-ahead log, synced before each acknowledgement; on the disks of 2 of 3"
+_SCANLESS = "a SWAP is one Put with prev_kv; reads linearizable; clients talk to the leader"
+
+SYSTEMS: tuple[System, ...] = (
+    _of_madkv(3, 3),
+    _of_madkv(1, 1),
+    System(
+        name="etcd",
+        title="etcd, grpcio clients",
+        durability=_ETCD_DURABILITY,
+        remarks=f"defaults, three nodes; {_SCANLESS}, over grpcio",
+        missing=lambda: (
+            launch.missing_program("etcd", "etcd-server") or launch.missing_module("grpc", "google.protobuf")
+        ),
+        version=launch.etcd_version,
+        start=lambda root, ordered: launch.etcd(root, "etcd_line"),
+    ),
+    System(
+        name="etcd-thin",
+        title="etcd, thin clients",
+        durability=_ETCD_DURABILITY,
+        remarks=f"the same servers; {_SCANLESS}, gRPC's bytes by hand over a socket, as lean as MadKV's own",
+        missing=lambda: (
+            launch.missing_program("etcd", "etcd-server") or launch.missing_module("hpack", "google.protobuf")
+        ),
+        version=launch.etcd_version,
+        start=lambda root, ordered: launch.etcd(root, "etcd_thin"),
+    ),
+    System(
+        name="pysyncobj",
+        title="PySyncObj",
+        durability="its journal, with the msync added that it lacks; on the disks of 2 of 3",
+        remarks="three nodes, appendEntriesUseBatch=False; every call goes through its log, reads too, since it has no "
+        "other linearizable read; clients talk to the leader over a socket of ours",
+        missing=lambda: launch.missing_module("pysyncobj"),
+        version=lambda: launch.module_version("pysyncobj"),
+        start=lambda root, ordered: launch.pysyncobj(root, sync=True),
+    ),
+    System(
+        name="pysyncobj-unsynced",
+        title="PySyncObj as it comes",
+        durability="NOT DURABLE: its journal is a mapped file that it never syncs",
+        remarks="as above, without the msync",
+        missing=lambda: launch.missing_module("pysyncobj"),
+        version=lambda: launch.module_version("pysyncobj"),
+        start=lambda root, ordered: launch.pysyncobj(root, sync=False),
+        is_durable=False,
+    ),
+    System(
+        name="redis",
+        title="Redis",
+        durability="append-only file, appendfsync always; on its one disk",
+        remarks="one server, no snapshots beside the file; redis-py with hiredis; for E alone a sorted set of the "
+        "keys, written with each pair, since Redis keeps no order of strings",
+        missing=lambda: launch.missing_program("redis-server", "redis-server") or launch.missing_module("redis"),
+        version=launch.redis_version,
+        start=launch.redis,
+    ),
+    System(
+        name="floor",
+        title="bare floor",
+        durability="LMDB, synced at each commit; on the disks of 2 of 3",
+        remarks="no store: three processes, two sockets, LMDB commits, nothing else",
+        missing=lambda: None,
+        version=lambda: f"of MadKV {madkv.__version__}",
+        start=lambda root, ordered: launch.floor(root),
+        only=frozenset({"put-1"}),
+    ),
+)
+
+BY_NAME = {system.name: system for system in SYSTEMS}
+DURABLE = [system.name for system in SYSTEMS if system.is_durable]
+
+
+def chosen(names: Sequence[str]) -> tuple[list[System], dict[str, str]]:
+    """Those of these systems that are there, and what is to be done for each that is not. Raises KeyError."""
+    there, skipped = [], {}
+    for name in names:
+        system = BY_NAME[name]
+        if why := system.missing():
+            skipped[name] = why
+        else:
+            there.append(system)
+    return there, skipped
