@@ -34,7 +34,15 @@ IN_FLIGHT = [1, 4, 16, 64, 256]
 SIZES, QUICK_SIZES = [100, 1024, 16384, 65536], [1024]
 RATED_IN_FLIGHT = 256
 """In an open loop, unless another number is given: enough not to be what calls wait for."""
-HEAD = ["", "calls/s", *(f"{name_of(each)} ms" for each in PERCENTILES), "max ms", "unfinished", "started late, p99 ms"]
+HEAD = [
+    "",
+    "calls/s",
+    *(f"{name_of(each)} ms" for each in PERCENTILES),
+    "max ms",
+    "unfinished",
+    "started late, p99 ms",
+    "CPU us, servers / client",
+]
 
 Run = dict[str, Any]
 
@@ -124,6 +132,7 @@ def row(run: Run) -> list[str]:
         milliseconds(latency, "max"),
         str(run["unfinished"]),
         milliseconds(run["started_late_us"], "p99"),
+        f"{run['server_cpu_us']:.0f} / {run['client_cpu_us']:.0f}",
     ]
 
 

@@ -96,7 +96,8 @@ SYSTEMS: tuple[System, ...] = (
         title="PySyncObj",
         durability="its journal, with the msync added that it lacks; on the disks of 2 of 3",
         remarks="three nodes, appendEntriesUseBatch=False; every call goes through its log, reads too, since it has no "
-        "other linearizable read; clients talk to the leader over a socket of ours",
+        "other linearizable read; clients talk to the leader over a socket of ours, which tries again what the library "
+        "drops",
         missing=lambda: launch.missing_module("pysyncobj"),
         version=lambda: launch.module_version("pysyncobj"),
         start=lambda root, ordered: launch.pysyncobj(root, sync=True),
@@ -110,6 +111,16 @@ SYSTEMS: tuple[System, ...] = (
         version=lambda: launch.module_version("pysyncobj"),
         start=lambda root, ordered: launch.pysyncobj(root, sync=False),
         is_durable=False,
+    ),
+    System(
+        name="oxidedb",
+        title="OxideDB",
+        durability="SQLite, with synchronous=FULL, which it does not set itself; on the disks of 2 of 3",
+        remarks="three nodes, one shard; a PUT or SWAP is a transaction that reads the old value (its own plain write "
+        "is one that does not read); reads linearizable; its own client, over grpcio",
+        missing=lambda: launch.missing_module("oxidedb", to_get="oxidedb==0.1.0"),
+        version=lambda: launch.module_version("oxidedb"),
+        start=lambda root, ordered: launch.oxidedb(root),
     ),
     System(
         name="redis",

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import attrs
 
-from madkv.testing.service import Service, ServiceError, free_ports
+from madkv.testing.service import START_SECONDS_MAX, Service, ServiceError, free_ports, is_listening
 
 HOST = "127.0.0.1"
 LEADER_SECONDS_MAX = 30.0
 LOOK_SECONDS = 0.05
 ASK_SECONDS_MAX = 2.0
+OXIDEDB_PORTS_MORE = (1000, 1001)
+"""How far behind a node's port lie those of its groups."""
 ORDERED = "/ordered"
 """Asks the Redis client to keep an order of keys."""
 
@@ -43,7 +45,7 @@ def missing_program(program: str, package: str) -> str | None:
     return f"no program `{program}` on the PATH: apt-get install {package} (its service need not run)"
 
 
-def missing_module(*modules: str) -> str | None:
+def missing_module(*modules: str, to_get: str = "-e '.[bench]'") -> str | None:
     """What to do when one of these modules cannot be imported."""
     for module in modules:
         try:
@@ -51,7 +53,7 @@ def missing_module(*modules: str) -> str | None:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            return f"no Python module `{module}`: .venv/bin/pip install -e '.[bench]'"
+            return f"no Python module `{module}`: .venv/bin/pip install {to_get}"
     return None
 
 
@@ -140,6 +142,40 @@ def pysyncobj(root: Path, sync: bool) -> Iterator[Deployment]:
         addresses = [f"{HOST}:{port}" for port in ports[:3]]
         leader = _wait_for_leader(addresses, lambda address: framed.leads(address, ASK_SECONDS_MAX), service)
         yield Deployment(client=[sys.executable, "-m", framed.__name__, leader], pids=service.pids)
+
+
+@contextmanager
+def oxidedb(root: Path) -> Iterator[Deployment]:
+    """Three nodes of one shard."""
+    module = [sys.executable, "-m", "madkv.bench.peers.oxidedb_line"]
+    ports = _oxidedb_ports()
+    commands = [
+        [
+            *(*module, "node", "--node-id", str(number), "--port", str(port), "--data-dir", str(root / f"n{number}")),
+            *("--peers", ",".join(f"{n}@{HOST}:{other}" for n, other in enumerate(ports, 1) if n != number)),
+            *("--num-shards", "1", "--no-stdin-watch"),
+        ]
+        for number, port in enumerate(ports, 1)
+    ]
+    with Service([], commands, ports) as service:
+        client = [*module, ",".join(f"{HOST}:{port}" for port in ports)]
+
+        def serves(_: str) -> bool:
+            done = subprocess.run(
+                client, input=b"PUT madkv-ready 1\nSTOP\n", capture_output=True, timeout=START_SECONDS_MAX
+            )
+            return done.returncode == 0
+
+        _wait_for_leader([client[-1]], serves, service)
+        yield Deployment(client=client, pids=service.pids)
+
+
+def _oxidedb_ports() -> list[int]:
+    """A port for each node, behind which the two others that it takes are free as well."""
+    found = [
+        port for port in free_ports(30) if not any(is_listening(port + distance) for distance in OXIDEDB_PORTS_MORE)
+    ]
+    return found[:3]
 
 
 @contextmanager

@@ -130,7 +130,9 @@ class Door:
 
         def done(result: Any, failure: int) -> None:
             if failure:
-                self._drop(number)  # the client is told nothing wrong: it loses its connection, and says so
+                # As a user would: the leader has changed, say, or the library has dropped an entry again.
+                print(f"a call is tried again: reason {failure} of FAIL_REASON", file=sys.stderr, flush=True)
+                self._call(number, client, letter, key, value)
                 return
             try:
                 client.sendall(framed.answer(_payload(letter, result)))
