@@ -20,7 +20,7 @@ from madkv.bench.comparison import Record, document, figure_of, shown
 from madkv.bench.comparison_plot import draw
 from madkv.bench.disk import filesystem_of, why_no_disk
 from madkv.bench.machine import machine_facts
-from madkv.bench.systems import BY_NAME, DURABLE, System, chosen
+from madkv.bench.systems import BY_NAME, DEFAULTS, System, chosen
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, interrupt_on_terminate
 from madkv.testing.options import whole, words
@@ -62,8 +62,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--systems",
         type=names(list(BY_NAME)),
-        default=DURABLE,
-        help=f"of {','.join(BY_NAME)} (default: the durable)",
+        default=DEFAULTS,
+        help=f"of {','.join(BY_NAME)} (default: %(default)s)",
     )
     parser.add_argument(
         "--cells",

@@ -34,15 +34,15 @@ class System:
 
     The second argument asks for an order of keys, where that is not there by itself.
     """
-    is_durable: bool = True
-    """Whether an acknowledged write is synced. One of which it is not is measured only where it is named."""
+    is_default: bool = True
+    """Whether it is measured where no names are given."""
     only: frozenset[str] | None = None
     """The cells that it takes part in; None for all that its clients can do."""
 
 
 @contextmanager
-def _madkv(root: Path, rf: int, managers: int) -> Iterator[Deployment]:
-    with Cluster.local(root, partitions=1, rf=rf, managers=managers) as cluster:
+def _madkv(root: Path, partitions: int, rf: int, managers: int) -> Iterator[Deployment]:
+    with Cluster.local(root, partitions=partitions, rf=rf, managers=managers) as cluster:
         yield Deployment(
             client=[sys.executable, "-m", "madkv.client", "--managers", cluster.address],
             pipelined=["madkv", cluster.address],
@@ -50,16 +50,18 @@ def _madkv(root: Path, rf: int, managers: int) -> Iterator[Deployment]:
         )
 
 
-def _of_madkv(rf: int, managers: int) -> System:
+def _of_madkv(rf: int, managers: int, partitions: int = 1) -> System:
     several = rf > 1
     return System(
-        name=f"{RF}{rf}",
-        title=f"MadKV, rf {rf}",
+        name=f"{RF}{rf}" + (f"-p{partitions}" if partitions > 1 else ""),
+        title=f"MadKV, rf {rf}" + (f", {partitions} partitions" if partitions > 1 else ""),
         durability=f"LMDB, synced at each commit; on the disks of {f'{rf // 2 + 1} of {rf}' if several else 'the one'}",
-        remarks=f"defaults; 1 partition, {managers} manager{'s' if several else ''} running; its own line client",
+        remarks=f"defaults; {partitions} partition{'s' if partitions > 1 else ''}, {managers} "
+        f"manager{'s' if several else ''} running; its own line client",
         missing=lambda: None,
         version=lambda: f"{madkv.__version__} ({revision()})",
-        start=lambda root, ordered: _madkv(root, rf, managers),
+        start=lambda root, ordered: _madkv(root, partitions, rf, managers),
+        is_default=partitions == 1,
     )
 
 
@@ -69,6 +71,7 @@ _SCANLESS = "a SWAP is one Put with prev_kv; reads linearizable; clients talk to
 SYSTEMS: tuple[System, ...] = (
     _of_madkv(3, 3),
     _of_madkv(1, 1),
+    _of_madkv(3, 3, partitions=5),
     System(
         name="etcd",
         title="etcd, grpcio clients",
@@ -110,14 +113,15 @@ SYSTEMS: tuple[System, ...] = (
         missing=lambda: launch.missing_module("pysyncobj"),
         version=lambda: launch.module_version("pysyncobj"),
         start=lambda root, ordered: launch.pysyncobj(root, sync=False),
-        is_durable=False,
+        is_default=False,
     ),
     System(
         name="oxidedb",
         title="OxideDB",
         durability="SQLite, with synchronous=FULL, which it does not set itself; on the disks of 2 of 3",
         remarks="three nodes, one shard; a PUT or SWAP is a transaction that reads the old value (its own plain write "
-        "is one that does not read); reads linearizable; its own client, over grpcio",
+        "is one that does not read); transactions on one key wait for one another's locks; "
+        "reads linearizable; its own client, over grpcio",
         missing=lambda: launch.missing_module("oxidedb", to_get="oxidedb==0.1.0"),
         version=lambda: launch.module_version("oxidedb"),
         start=lambda root, ordered: launch.oxidedb(root),
@@ -145,7 +149,7 @@ SYSTEMS: tuple[System, ...] = (
 )
 
 BY_NAME = {system.name: system for system in SYSTEMS}
-DURABLE = [system.name for system in SYSTEMS if system.is_durable]
+DEFAULTS = [system.name for system in SYSTEMS if system.is_default]
 
 
 def chosen(names: Sequence[str]) -> tuple[list[System], dict[str, str]]:

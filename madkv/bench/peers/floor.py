@@ -36,6 +36,10 @@ class Log:
         self._environment = lmdb.open(str(directory), map_size=MAP_BYTES)
         self._last = 0
 
+    def close(self) -> None:
+        """Use no more."""
+        self._environment.close()
+
     def append(self, entry: bytes) -> None:
         """Have one entry more on the disk."""
         self._last += 1
@@ -72,6 +76,13 @@ class Leader:
             follower.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._behind[follower] = 0
             self._poll.register(follower, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Leave the followers."""
+        for follower in self._behind:
+            follower.close()
+        self._poll.close()
+        self._log.close()
 
     def put(self, key: bytes, value: bytes) -> None:
         """Have an entry on its own disk and on that of a follower."""

@@ -162,7 +162,7 @@ def oxidedb(root: Path) -> Iterator[Deployment]:
 
         def serves(_: str) -> bool:
             done = subprocess.run(
-                client, input=b"PUT madkv-ready 1\nSTOP\n", capture_output=True, timeout=START_SECONDS_MAX
+                client, input=b"GET madkv-ready\nSTOP\n", capture_output=True, timeout=START_SECONDS_MAX
             )
             return done.returncode == 0
 
