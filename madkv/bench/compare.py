@@ -8,9 +8,10 @@ figures are kept in compare.json; compare.md and compare.png are made from it at
 import argparse
 import datetime
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -41,7 +42,7 @@ def in_turn(systems: Sequence[System], cells: Sequence[Cell], repeats: int) -> I
                     yield repetition, cell, system
 
 
-def names(known: Sequence[str]) -> "argparse._ActionType":
+def names(known: Sequence[str]) -> Callable[[str], list[str]]:
     """What reads a list of names with commas between them."""
 
     def read(text: str) -> list[str]:
@@ -112,7 +113,7 @@ def begun(
     return {
         "form": "quick" if options.quick == "yes" else "full",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {**machine_facts(), "file system": filesystem_of(options.data)},
+        "machine": {**machine_facts(), "niceness": str(os.nice(0)), "file system": filesystem_of(options.data)},
         "settings": {**attrs.asdict(settings), "data": str(settings.data), "repeats": options.repeats},
         "systems": {
             system.name: {

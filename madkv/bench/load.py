@@ -9,9 +9,10 @@ the tables in load.md.
 import argparse
 import datetime
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ HEAD = [
 Run = dict[str, Any]
 
 
-def numbers(least: int, most: int) -> "argparse._ActionType":
+def numbers(least: int, most: int) -> Callable[[str], list[int]]:
     """What reads whole numbers with commas between them."""
 
     def read(text: str) -> list[int]:
@@ -175,7 +176,7 @@ def load(options: argparse.Namespace) -> int:
         "durability": system.durability,
         "version": system.version(),
         "seconds": options.seconds,
-        "machine": {**machine_facts(), "file system": filesystem_of(options.data)},
+        "machine": {**machine_facts(), "niceness": str(os.nice(0)), "file system": filesystem_of(options.data)},
         "runs": [],
     }
     status = 0

@@ -80,7 +80,7 @@ SYSTEMS: tuple[System, ...] = (
         missing=lambda: (
             launch.missing_program("etcd", "etcd-server") or launch.missing_module("grpc", "google.protobuf")
         ),
-        version=launch.etcd_version,
+        version=lambda: f"{launch.etcd_version()}, grpcio {launch.module_version('grpcio')}",
         start=lambda root, ordered: launch.etcd(root, "etcd_line"),
     ),
     System(

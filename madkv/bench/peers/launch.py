@@ -63,10 +63,8 @@ def module_version(distribution: str) -> str:
 
 
 def etcd_version() -> str:
-    """The server's, and the library's of the clients that use one."""
-    first = _said("etcd", "--version").splitlines()[0].rpartition(" ")[2]
-    grpc = f", grpcio {module_version('grpcio')}" if not missing_module("grpc") else ""
-    return first + grpc
+    """The server's."""
+    return _said("etcd", "--version").splitlines()[0].rpartition(" ")[2]
 
 
 def redis_version() -> str:
