@@ -52,7 +52,7 @@ class Source(Protocol):
 class PhaseProgress(Progress):
     """How far a phase is."""
 
-    def __init__(self, name: str, calls_expected: int) -> None:
+    def __init__(self, name: str, calls_expected: int | None) -> None:
         super().__init__()
         self._name = name
         self._expected = calls_expected
@@ -62,8 +62,9 @@ class PhaseProgress(Progress):
     def show_calls(self, now_ns: int, calls: int, recent: Latencies) -> None:
         """Say where the phase is, with the rate and the latency since the last time."""
         rate = (calls - self._shown_calls) / max(1e-9, (now_ns - self._shown_ns) / 1e9)
+        of = f" of {self._expected}" if self._expected else ""
         p99_us = recent.percentile_ns(99) / 1000
-        self.show(f"[{self._name}] {calls} of {self._expected} calls, {rate:.0f} a second, p99 {p99_us:.0f} us")
+        self.show(f"[{self._name}] {calls}{of} calls, {rate:.0f} a second, p99 {p99_us:.0f} us")
         self._shown_ns, self._shown_calls = now_ns, calls
 
 
@@ -105,7 +106,9 @@ class Bench:
         for number, wrong in self._fleet.dismiss().items():
             raise BenchError(f"client {number} {wrong}")
 
-    def phase(self, name: str, streams: Sequence[Iterator[Call]], calls_expected: int, seconds: float = 0) -> Phase:
+    def phase(
+        self, name: str, streams: Sequence[Iterator[Call]], calls_expected: int | None = None, seconds: float = 0
+    ) -> Phase:
         """Run each client's stream to its end, or for `seconds` if that is not 0. Streams may be one and the same."""
         send = self._fleet.send
         partition_of = self._map.partition_of if self._map else None
