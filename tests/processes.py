@@ -17,7 +17,7 @@ from typing import IO, Self
 
 import psutil
 
-from madkv.testing.service import free_ports
+from madkv.testing.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 TWISTD = Path(sys.executable).with_name("twistd")

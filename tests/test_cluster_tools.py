@@ -2,20 +2,22 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from madkv.partitions import PartitionMap
-from madkv.testing import chaos, crashfuzz, health, leaderkills
+from madkv.testing import chaos, crashfuzz, health, leaderkills, ports
 from madkv.testing.ask import Status, ask_map, ask_status
 from madkv.testing.cluster import Cluster, ClusterError, leader_of
 from madkv.testing.cluster_cases import keys_of
 from madkv.testing.fuzz import FuzzFailed
 from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
-from madkv.testing.service import OUTGOING_PORTS, free_ports
+from madkv.testing.ports import OUTGOING_PORTS, free_ports
 from madkv.testing.shape import Node, Shape, ShapeError, parse_node
 from madkv.testing.transcript import Transcript
 
@@ -194,8 +196,23 @@ def test_mischief_is_broken_off_with_its_run() -> None:
 
 def test_free_ports_are_none_that_the_kernel_gives_away() -> None:
     first, _ = map(int, OUTGOING_PORTS.read_text().split())
-    ports = free_ports(20)
-    assert len(set(ports)) == 20 and max(ports) < first
+    found = free_ports(20)
+    assert len(set(found)) == 20 and max(found) < first
+
+
+def test_free_ports_are_not_given_to_two_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was killed leaves its port free for a while; its clients must not find another cluster's there."""
+    script = "from madkv.testing.ports import free_ports\nprint(*free_ports(3), flush=True)\ninput()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        theirs = list(map(int, other.stdout.readline().split()))
+        (ours,) = free_ports(1)
+        monkeypatch.setattr(ports, "candidates", lambda: [*theirs, ours])
+        with pytest.raises(OSError, match="fewer than 1 ports"):
+            free_ports(1)
+        other.communicate("\n")
+    assert free_ports(3) == theirs, "it has ended"
 
 
 @pytest.fixture(scope="module")

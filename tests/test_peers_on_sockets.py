@@ -20,7 +20,7 @@ from madkv.limits import (
 from madkv.raft.bounds import USUAL
 from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Append, Entry, EntryKind, Heartbeat, Message
 from madkv.server.peers import PeerFactory, PeerLinks
-from madkv.testing.service import free_ports
+from madkv.testing.ports import free_ports
 from tests.peers import CLUSTER, heartbeat, member, snapshot_piece
 
 network: Any = reactor

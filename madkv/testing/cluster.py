@@ -22,7 +22,8 @@ from madkv.testing.ask import Status, ask, ask_map, ask_statuses
 from madkv.testing.checkout import ROOT
 from madkv.testing.network import Network
 from madkv.testing.node import twistd
-from madkv.testing.service import ServiceError, free_ports
+from madkv.testing.ports import free_ports
+from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.wire import codec
 from madkv.wire.boxes import field

@@ -1,24 +1,20 @@
 """A service of its own for a tool: the processes that recipes start, on ports that were free."""
 
 import os
-import random
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Self
+
+from madkv.testing.ports import free_ports
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.02
 SERVICE_LINES_SHOWN = 15
-OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-PORT_MIN = 10_000
-PORTS_MIN = 4096
-"""How many are tried, at random."""
 
 
 class ServiceError(Exception):
@@ -115,30 +111,3 @@ def is_listening(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens just now.
-
-    None of those from which the kernel takes one for an outgoing connection: whoever calls a server that is down would
-    sooner or later be given the server's own port, and with it a connection to itself.
-    """
-    first_outgoing = int(OUTGOING_PORTS.read_text().split()[0])
-    candidates = random.SystemRandom().sample(range(PORT_MIN, max(first_outgoing, PORT_MIN + PORTS_MIN)), PORTS_MIN)
-    ports: list[int] = []
-    sockets: list[socket.socket] = []
-    try:
-        for port in candidates:
-            if len(ports) == count:
-                break
-            try:
-                sockets.append(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            ports.append(port)
-    finally:
-        for each in sockets:
-            each.close()
-    if len(ports) < count:
-        raise ServiceError(f"fewer than {count} ports are free")
-    return ports

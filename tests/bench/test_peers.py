@@ -19,7 +19,8 @@ from madkv.bench.peers.floor import Leader
 from madkv.bench.peers.launch import Deployment
 from madkv.bench.systems import SYSTEMS, System
 from madkv.testing.checkout import ROOT
-from madkv.testing.service import Service, free_ports
+from madkv.testing.ports import free_ports
+from madkv.testing.service import Service
 
 LINES = b"""PUT b 1
 PUT b 2

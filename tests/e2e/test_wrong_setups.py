@@ -11,7 +11,7 @@ import pytest
 from madkv.addresses import parse_address
 from madkv.client.blocking import BlockingClient
 from madkv.testing.cluster import Cluster
-from madkv.testing.service import free_ports
+from madkv.testing.ports import free_ports
 from tests.e2e.clusters import client_refusal, command, out_of_the_way, refusal
 from tests.processes import ServerProcess
 

@@ -21,7 +21,7 @@ from madkv.manager.tap import Options
 from madkv.partitions import PartitionMap
 from madkv.server.process import STOP_SECONDS_MAX
 from madkv.settings import Settings
-from madkv.testing.service import free_ports
+from madkv.testing.ports import free_ports
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
 from tests.manager.test_service import register_fields

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from madkv.testing.service import START_SECONDS_MAX, Service, ServiceError, free_ports, is_listening
+from madkv.testing.ports import free_ports
+from madkv.testing.service import START_SECONDS_MAX, Service, ServiceError, is_listening
 
 HOST = "127.0.0.1"
 LEADER_SECONDS_MAX = 30.0
