@@ -5,14 +5,15 @@ from typing import Any
 
 import attrs
 from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.test.iosim import ConnectionCompleter, IOPump
 
 from madkv.limits import PEER_CONNECT_SECONDS_MAX, PEER_HELLO_SECONDS_MAX, RETRY_SECONDS_MAX, RETRY_SECONDS_MIN
 from madkv.raft.messages import Message
 from madkv.server.peers import PeerFactory, PeerLinks
-from tests.peers import CLUSTER, LogCase, heartbeat, member
+from madkv.wire import codec
+from tests.peers import CLUSTER, LogCase, heartbeat, hello_fields, member
 
 
 class LinksTest(LogCase):
@@ -92,6 +93,25 @@ class LinksTest(LogCase):
             self.assertLess(abs(wait - min(wanted, RETRY_SECONDS_MAX)), 0.03)
         self.assertEqual(self.logged("no connection to s0.1 (127.0.0.1:1001)"), 1)
         self.assertEqual(len(self.lines), 1)
+
+    def test_a_peer_that_connects_is_connected_to_at_once(self) -> None:
+        """It has started again, and an election may wait for it."""
+        for _ in range(8):
+            self.network.failOnce(Failure(ConnectionRefusedError("nobody listens")))
+            self.clock.advance(RETRY_SECONDS_MAX)
+        self.network.failOnce(Failure(ConnectionRefusedError("nobody listens")))
+        self.clock.advance(RETRY_SECONDS_MIN)
+        self.assertEqual(self.clock.tcpClients, [])
+        factory = PeerFactory(self.clock)
+        factory.attach(self.links)
+        incoming = factory.buildProtocol(None)
+        incoming.makeConnection(StringTransport())
+        incoming.dataReceived(codec.request(1, codec.PEER_HELLO, hello_fields(replica=1, ports="1000,1001")))
+        self.clock.advance(0)
+        self.connect()
+        self.pass_on(heartbeat(0, 1))
+        self.assertEqual(len(self.received), 1)
+        incoming.connectionLost()
 
     def test_an_attempt_that_hangs_counts_as_the_wait(self) -> None:
         """Where packets vanish an attempt takes its whole second: another second of waiting would be too much."""

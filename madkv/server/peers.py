@@ -7,8 +7,8 @@ dropped: Raft asks again by itself.
 
 Nobody listens for silence. An idle group has heartbeats and their answers on its connections; where they are not
 acknowledged by the other machine in time, the system ends the connection, and attempts to make another one follow, a
-second apart: so a peer that was cut off is found about a second after it can be reached again. A connection that only
-the other side has lost is replaced when its member connects anew.
+second apart: so a peer that was cut off is found about a second after it can be reached again, and at once when it is
+the first to connect. A connection that only the other side has lost is replaced when its member connects anew.
 
 Who is wrong when two do not fit? Each says in PeerHello which p2p ports it takes all replicas to have, so a wrong
 address shows at every peer, also at one that it does not lead to. A replica that no peer has taken yet, and that a
@@ -26,7 +26,6 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, ISystemHandle
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -132,6 +131,10 @@ class PeerLinks:
             protocol.transport.abortConnection()
         return _when_all([link.stop() for link in self._links.values()])
 
+    def met(self, replica: int) -> None:
+        """A peer has connected, so it can be connected to: after a restart of all, votes are not to wait for that."""
+        self._links[replica].hurry()
+
     def taken(self) -> None:
         """A peer has taken this replica for what it says it is."""
         self._was_taken = True
@@ -210,6 +213,7 @@ class _Link:
         self._factory.noisy = False
         self._told = ""
         self._delay = RETRY_SECONDS_MIN
+        self._next_attempt: IDelayedCall | None = None
         self._running: Deferred[None] | None = None
         self.protocol: _OutgoingProtocol | None = None
         """The connection, once the peer has taken it."""
@@ -241,7 +245,17 @@ class _Link:
             # From the beginning of one attempt to that of the next, however long an attempt takes.
             seconds = max(0.0, began + self._delay - clock.seconds())
             self._delay = min(2 * self._delay, RETRY_SECONDS_MAX)
-            await deferLater(clock, seconds)
+            await self._rest(seconds)
+
+    async def _rest(self, seconds: float) -> None:
+        over: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._next_attempt = self._reactor.callLater(seconds, over.callback, None)
+        await over
+
+    def hurry(self) -> None:
+        """Make the next attempt now, if one is being waited for."""
+        if self._next_attempt is not None and self._next_attempt.active():
+            self._next_attempt.reset(0)
 
     async def _connect_once(self) -> str:
         """Connect, and stay until the connection ends; the line that says why there is none."""
@@ -407,6 +421,7 @@ class PeerProtocol(BoxProtocol):
         if former is not None:
             former.drop("its replica has opened another one")
         self.send(codec.answer(tag, field(b"disk", links.member.disk)))
+        links.met(replica)
 
     def _still_a_stranger(self) -> None:
         self._stranger = None
