@@ -4,7 +4,6 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from pathlib import Path
 
 OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -61,7 +60,7 @@ def _reserve(port: int) -> bool:
     global _reservations
     if _reservations is None:
         # Open for good: to close it would give up all locks.
-        path = Path(tempfile.gettempdir(), f"madkv-ports-{os.getuid()}")
+        path = f"/tmp/madkv-ports-{os.getuid()}"  # whatever TMPDIR is, so that all tools share it
         _reservations = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.lockf(_reservations, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
