@@ -160,6 +160,9 @@ def install(lock: int) -> None:
         (site / "madkv-checkout.pth").write_text(f"{ROOT}\n")
         if not checkout_is_seen():
             give_up(f"the installation went through, but {PYTHON} does not import MadKV from {ROOT}")
+    # A daemon compiles whatever has no bytecode yet at each start, and those of a cluster all at once; also where
+    # PYTHONDONTWRITEBYTECODE keeps the first one from leaving it for the others.
+    run([PYTHON, "-I", "-m", "compileall", "-q", "madkv", "twisted"], lock)
     fresh = VENV / "ready.new"
     fresh.write_text("\n".join(made_for) + "\n")
     os.utime(fresh, ns=(made_from_ns, made_from_ns))
