@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from madkv.raft.bounds import ELECTION_TICKS, STALLED_TICKS, USUAL, Bounds
+from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, STALLED_TICKS, USUAL, Bounds
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.leadership import Leadership
 from madkv.raft.log import LogReader
@@ -318,6 +318,9 @@ class RaftCore(ReplicaState):
         assert self.role is not Role.LEADER
         self.role = Role.PRE_CANDIDATE
         self.leader = None
+        # Nobody's vote is spent on a PreVote, so that it may be repeated soon: when all of a group were down, those who
+        # are up first ask too early.
+        self._timeout = ASK_AGAIN_TICKS + self._draw(ASK_AGAIN_TICKS)
         self._votes = {self.member: True}
         if self.configuration.is_quorum(self._votes):
             self._become_candidate(transfer=False)

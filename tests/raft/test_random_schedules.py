@@ -17,7 +17,7 @@ from madkv.raft.messages import Message
 from tests.raft import group as group_module
 from tests.raft.group import ELECTION, Group, Node
 
-SEEDS = 250
+SEEDS = 400
 STEPS = 1200
 REACH = 20
 """How far back in the network the message that comes next may be."""
