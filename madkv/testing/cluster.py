@@ -117,6 +117,10 @@ class Cluster:
         """Its process, also when that has ended by itself."""
         return self._processes[node]
 
+    def program(self, node: Node) -> list[str]:
+        """What runs twistd for a node; its options follow."""
+        return twistd()
+
     def start(self, node: Node) -> None:
         """Start it on its directory, as it is; does not wait."""
         assert not self.is_running(node), f"{node} runs already"
@@ -125,7 +129,7 @@ class Cluster:
             self._processes[node] = psutil.Popen(
                 [
                     *(self._network.command(node) if self._network else ()),
-                    *twistd(),
+                    *self.program(node),
                     *self.shape.command(node, str(self.directory(node).absolute())),
                 ],
                 cwd=ROOT,

@@ -107,9 +107,9 @@ class Fleet:
             self.stop(grace_seconds=0)
             raise
 
-    def add(self) -> ClientProcess:
-        """Start one more."""
-        client = ClientProcess(len(self.clients), self._command)
+    def add(self, command: Sequence[str] | None = None) -> ClientProcess:
+        """Start one more, by the same command as the others or by another one."""
+        client = ClientProcess(len(self.clients), self._command if command is None else command)
         for fd, is_stdout in ((client.stdout_fd, True), (client.stderr_fd, False)):
             self._by_fd[fd] = (client, is_stdout)
             self._poll.register(fd, select.EPOLLIN)
