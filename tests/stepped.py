@@ -34,7 +34,7 @@ class SteppedDisk:
         self.is_quick = True
         self.waiting: deque[tuple[Work, Done]] = deque()
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
         assert not self.waiting, "one piece of work at a time"
         self.waiting.append((work, done))
 
@@ -73,7 +73,7 @@ class Machine:
         self.pairs = AppliedPairs(self.storage)
         self.replica = Replica(
             self.member, self.storage, self.pairs, self.disk, group.clock,
-            group.network.append, self._draw, self.failures.append, group.tuning,
+            group.network.extend, self._draw, self.failures.append, group.tuning,
         )  # fmt: skip
         self.replica.start()
 

@@ -100,7 +100,7 @@ class Replicas:
             arrived = {each.term for each in self.received[to.member.replica] if each.sender == sender.member}
             if not arrived:
                 sent += 1
-                sender.send(attrs.evolve(message, term=sent))
+                sender.send([attrs.evolve(message, term=sent)])
             return sent in arrived
 
         await until(has_arrived)
@@ -140,9 +140,9 @@ async def test_three_replicas_send_to_each_other() -> None:
             for sender, links in replicas.links.items():
                 for to in replicas.links:
                     if to != sender:
-                        links.send(heartbeat(sender, to, number))
+                        links.send([heartbeat(sender, to, number)])
                         if number % 40 == 0:
-                            links.send(attrs.evolve(longest, sender=member(sender), to=member(to)))
+                            links.send([attrs.evolve(longest, sender=member(sender), to=member(to))])
         await until(lambda: all(len(received) >= 2 * 103 for received in replicas.received.values()))
         for to, received in replicas.received.items():
             for sender in {0, 1, 2} - {to}:
@@ -160,8 +160,8 @@ async def test_a_peer_that_is_started_again_is_found_also_on_another_disk() -> N
         await replicas.stop(1)
         replicas.start(1, disk=b"x")
         await replicas.connected()
-        replicas.links[0].send(heartbeat(0, 1))  # to the disk that was there before
-        replicas.links[0].send(attrs.evolve(heartbeat(0, 1, 2), to=member(1, b"x")))
+        replicas.links[0].send([heartbeat(0, 1)])  # to the disk that was there before
+        replicas.links[0].send([attrs.evolve(heartbeat(0, 1, 2), to=member(1, b"x"))])
         await until(lambda: bool(replicas.received[1]))
         assert [message.term for message in replicas.received[1]] == [2]
 
@@ -172,14 +172,14 @@ async def test_a_peer_that_does_not_read_costs_a_bounded_number_of_bytes() -> No
         incoming, links, outgoing = replicas.hold(1), replicas.links[0], replicas.outgoing(0, 1)
         message = append(0, 1, [b"x" * MIB])
         for _ in range(2 * PEER_BUFFER_BYTES_MAX // MIB):
-            links.send(message)
+            links.send([message])
         assert PEER_BUFFER_BYTES_MAX < outgoing.unsent_bytes < PEER_BUFFER_BYTES_MAX + 2 * MIB
         waiting = outgoing.unsent_bytes
-        links.send(heartbeat(0, 1, 1))
+        links.send([heartbeat(0, 1, 1)])
         assert outgoing.unsent_bytes == waiting, "beyond the bound nothing is taken, however small"
         incoming.release()
         await until(lambda: not outgoing.unsent_bytes)
-        links.send(heartbeat(0, 1, 2))
+        links.send([heartbeat(0, 1, 2)])
         await until(lambda: any(isinstance(received, Heartbeat) for received in replicas.received[1]))
         assert replicas.received[1].pop() == heartbeat(0, 1, 2)
         assert len(replicas.received[1]) > PEER_BUFFER_BYTES_MAX // MIB
@@ -192,10 +192,10 @@ async def test_copies_of_a_piece_of_a_snapshot_do_not_pile_up() -> None:
         incoming, links, outgoing = replicas.hold(1), replicas.links[0], replicas.outgoing(0, 1)
         piece = snapshot_piece(0, 1, b"x" * MIB)
         while not outgoing.unsent_bytes:  # until the system's buffers are full
-            links.send(piece)
+            links.send([piece])
         waiting = outgoing.unsent_bytes
         assert waiting < 2 * MIB
-        links.send(piece)
+        links.send([piece])
         assert outgoing.unsent_bytes == waiting
         incoming.release()
         await until(lambda: not outgoing.unsent_bytes)
@@ -216,7 +216,7 @@ async def test_the_end_does_not_wait_for_a_peer_that_does_not_read() -> None:
     async with Replicas(0, 1) as replicas:
         replicas.hold(1)
         for _ in range(8):
-            replicas.links[0].send(append(0, 1, [b"x" * MIB]))
+            replicas.links[0].send([append(0, 1, [b"x" * MIB])])
         began = network.seconds()
         await replicas.stop(0)
         assert 0.5 * CLOSE_SECONDS_MAX < network.seconds() - began < 4 * CLOSE_SECONDS_MAX

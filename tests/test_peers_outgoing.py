@@ -62,12 +62,12 @@ class LinksTest(LogCase):
         self.pump.flush()
 
     def pass_on(self, message: Message) -> None:
-        self.links.send(message)
+        self.links.send([message])
         assert self.pump is not None
         self.pump.flush()
 
     def test_what_is_sent_arrives(self) -> None:
-        self.links.send(heartbeat(0, 1, 1))  # lost: there is no connection yet
+        self.links.send([heartbeat(0, 1, 1)])  # lost: there is no connection yet
         self.connect()
         self.pass_on(heartbeat(0, 1, 2))
         self.pass_on(heartbeat(0, 1, 3))
@@ -77,7 +77,7 @@ class LinksTest(LogCase):
     def test_what_is_for_nobody_there_is_not_sent(self) -> None:
         pump = self.connect()
         for to in (member(1, b"x"), member(2)):
-            self.links.send(attrs.evolve(heartbeat(0, 1), to=to))
+            self.links.send([attrs.evolve(heartbeat(0, 1), to=to)])
         self.assertFalse(pump.clientIO.getOutBuffer())
 
     def test_attempts_come_less_and_less_often(self) -> None:
@@ -194,10 +194,10 @@ class LinksTest(LogCase):
 
     def test_what_was_sent_before_the_end_arrives(self) -> None:
         pump = self.connect()
-        self.links.send(heartbeat(0, 1))
+        self.links.send([heartbeat(0, 1)])
         stopped = self.links.stop()
         self.assertNoResult(stopped)
-        self.links.send(heartbeat(0, 1))
+        self.links.send([heartbeat(0, 1)])
         pump.flush()
         self.successResultOf(stopped)
         self.assertEqual(len(self.received), 1)

@@ -10,7 +10,7 @@ from madkv.limits import CONNECT_SECONDS_MAX, SLOWEST_BYTES_PER_SECOND
 from madkv.wire import codec
 from madkv.wire.boxes import ANSWER, ERROR, Box, next_field_end, parse_boxes
 
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 

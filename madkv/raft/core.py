@@ -161,13 +161,19 @@ class RaftCore(ReplicaState):
         """Up to where the log may go, by what those peers will ask for that answer; None when none of them needs it."""
         return self._leading.index_to_keep if self._leading is not None else None
 
+    @property
+    def _last_to_persist(self) -> int:
+        """The last entry that the disk may be given: a leader's takes part in the batch that is on its way."""
+        leading = self._leading
+        return self.log.last_index if leading is None or not leading.progress else leading.batch_end
+
     # --- Time -------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """One unit of time has passed: a tenth of the shortest election time-out."""
         self.ticks += 1
         self.elapsed += 1
-        has_work = self.log.taken_index < self.log.last_index or self.hard_state != self.saved_hard_state
+        has_work = self.log.taken_index < self._last_to_persist or self.hard_state != self.saved_hard_state
         self.stalled_ticks = self.stalled_ticks + 1 if has_work or self._persisting is not None else 0
         if self._leading is not None:
             self._leading.tick()
@@ -229,21 +235,25 @@ class RaftCore(ReplicaState):
 
     # --- Messages ---------------------------------------------------------------------------------------------------
 
-    def step(self, message: Message) -> None:
-        """Take in one message. This is the one place where terms are compared (Figure 2, rules for all servers)."""
+    def step(self, message: Message) -> bool:
+        """Take in one message; False when it has changed nothing that the next Ready could show.
+
+        This is the one place where terms are compared (Figure 2, rules for all servers).
+        """
         if message.to != self.member:
-            return  # To this replica on another disk: what that one knew and promised is not known here.
-        if message.term > self.term:
+            return False  # To this replica on another disk: what that one knew and promised is not known here.
+        is_news = message.term > self.term
+        if is_news:
             if self._is_disruption(message):
-                return
+                return False
             if not isinstance(message, (PreVote, PreVoteReply)):
                 is_from_leader = isinstance(message, (Append, Heartbeat, SnapshotPiece, TimeoutNow))
                 self._become_follower(message.term, message.sender if is_from_leader else None)
         elif message.term < self.term and not isinstance(message, PreVoteReply):
             # (A PreVote is granted without taking over its term, so its answer may well be of an older one.)
             self._answer_from_the_past(message)
-            return
-        _STEPS[type(message)](self, message)
+            return True
+        return _STEPS[type(message)](self, message) is not False or is_news
 
     def _is_disruption(self, message: Message) -> bool:
         """Whether a member that has lost touch asks for votes while the leader is alive and well (section 6), or a term
@@ -492,17 +502,15 @@ class RaftCore(ReplicaState):
 
     # --- Replication: the leader's side, see leadership.py ----------------------------------------------------------
 
-    def _step_append_reply(self, message: AppendReply) -> None:
-        if self._leading is not None:
-            self._leading.step_append_reply(message)
+    def _step_append_reply(self, message: AppendReply) -> bool:
+        return self._leading is not None and self._leading.step_append_reply(message)
 
     def _step_append_refusal(self, message: AppendRefusal) -> None:
         if self._leading is not None:
             self._leading.step_append_refusal(message)
 
-    def _step_heartbeat_reply(self, message: HeartbeatReply) -> None:
-        if self._leading is not None:
-            self._leading.step_heartbeat_reply(message)
+    def _step_heartbeat_reply(self, message: HeartbeatReply) -> bool:
+        return self._leading is not None and self._leading.step_heartbeat_reply(message)
 
     def _step_snapshot_reply(self, message: SnapshotReply) -> None:
         if self._leading is not None:
@@ -583,11 +591,10 @@ class RaftCore(ReplicaState):
                 leading.serve_peers()
         persist = self._take_persist(takes_persist)
         # Most are empty most of the time; what is handed over is never added to again.
-        committed = messages = reads = refused = snapshots = pieces = _NOTHING
+        committed = reads = refused = snapshots = pieces = _NOTHING
         if takes_entries and self.applied_index < self.commit_index:
             committed = self.take_committed()
-        if self.now:
-            messages, self.now = self.now, []
+        messages = self.take_messages()
         if self._reads_released:
             reads, self._reads_released = self._reads_released, []
         if self._reads_refused:
@@ -597,6 +604,13 @@ class RaftCore(ReplicaState):
         if self._pieces:
             pieces, self._pieces = self._pieces, []
         return Ready(messages, persist, committed, reads, refused, snapshots, pieces)
+
+    def take_messages(self) -> Sequence[Message]:
+        """What is to be sent now. A Ready has the same in it."""
+        if not self.now:
+            return _NOTHING
+        messages, self.now = self.now, []
+        return messages
 
     def take_committed(self) -> Sequence[Entry]:
         """What is to be applied next: some of what is committed, in order. A Ready has the same in it."""
@@ -611,14 +625,15 @@ class RaftCore(ReplicaState):
         if self._persisting is not None or self._installing is not None:
             return None
         hard_state = self.hard_state if self.hard_state != self.saved_hard_state else None
-        if hard_state is None and self.log.taken_index == self.log.last_index:
+        last = self._last_to_persist
+        if hard_state is None and self.log.taken_index >= last:
             if self.held:
                 self._deliver(self.held)
             return None
         if not may_take:
             return None
         self._persist_number += 1
-        self._persisting = Persist(hard_state, tuple(self.log.take_unpersisted()), self._persist_number)
+        self._persisting = Persist(hard_state, tuple(self.log.take_unpersisted(last)), self._persist_number)
         self._under_way, self.held = self.held, []
         return self._persisting
 
@@ -659,7 +674,7 @@ def _follow_each_other(message: Append) -> bool:
     return True
 
 
-_STEPS: dict[type[Message], Callable[[RaftCore, Any], None]] = {
+_STEPS: dict[type[Message], Callable[[RaftCore, Any], bool | None]] = {
     PreVote: RaftCore._step_pre_vote,
     PreVoteReply: RaftCore._step_pre_vote_reply,
     Vote: RaftCore._step_vote,

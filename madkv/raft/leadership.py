@@ -5,7 +5,7 @@ Appends and commitment (section 5.3 and 5.4), check-quorum (Ongaro's dissertatio
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from madkv.raft.bounds import ELECTION_TICKS, HEARTBEAT_TICKS, STALLED_TICKS
 from madkv.raft.configuration import Configuration, Member, quorum_value
@@ -51,6 +51,8 @@ class Leadership:
         self._entries_left = 0
         self._bytes_left = 0
         self._served_next: Member | None = None
+        self.batch_end = 0
+        """Up to where the log may be sent and written: its end when the batch before this one was committed."""
         self.has_more_to_send = False
         """Whether the last Ready may not have carried all that may be sent."""
         self.snapshots_wanted: list[Member] = []
@@ -61,10 +63,13 @@ class Leadership:
         self.round = last_round
         self.rounds: deque[tuple[int, int, list[Hashable]]] = deque()
         """Rounds whose answers have not come: (round, index, reads), oldest first."""
+        self._round_of_all = 0  # the latest that all were asked in
+        self._quick: list[Member] = []  # voters that have answered it, in that order
+        self._asked: list[Member] = []  # whoever is asked in a round of reads: see `start_round`
         self.follow_configuration()
         # Without it a leader cannot know what is committed, and reads would have to wait (section 8).
         self._term_start_index = state.append_own(EntryKind.NOOP)
-        self._send_heartbeats()
+        self._send_heartbeats(self.progress)
 
     # --- Time -------------------------------------------------------------------------------------------------------
 
@@ -89,7 +94,10 @@ class Leadership:
             for to, progress in self.progress.items():
                 if self._is_active(progress):
                     self._ask_again(to, progress)
-            self._send_heartbeats()
+            self.round += 1
+            self._round_of_all = self.round
+            self._quick = []
+            self._send_heartbeats(self.progress)
 
     def _let_another_lead(self) -> bool:
         """This leader's disk hangs. It could go on for ever: heartbeats need no disk, and others' may commit.
@@ -153,8 +161,11 @@ class Leadership:
         for new in sorted(peers - self.progress.keys()):
             self.progress[new] = Progress(next_index=state.log.last_index + 1, heard_tick=state.ticks)
         self.voting = [self.progress[peer] for peer in peers & state.configuration.voters]
+        self._quick, self._asked = [], list(peers)
         self.has_more_to_send = self.has_more_to_send and bool(peers)
-        self._release_rounds()  # Of fewer voters those that have answered may be a majority.
+        # Of fewer voters those that have answered may be a majority.
+        self._release_rounds()
+        self.count_acknowledgements()
 
     def transfer_to(self, to: Member) -> bool:
         """Hand over to a voter that answers; False when it cannot begin."""
@@ -186,12 +197,13 @@ class Leadership:
             progress.heard_tick = self._state.ticks
         return progress
 
-    def step_append_reply(self, message: AppendReply) -> None:
-        """A follower has these entries on its disk."""
-        log = self._state.log
+    def step_append_reply(self, message: AppendReply) -> bool:
+        """A follower has these entries on its disk; whether there is something to do for it."""
+        state = self._state
+        log, commit_index = state.log, state.commit_index
         progress = self.heard(message.sender)
         if progress is None:
-            return
+            return False
         assert message.match_index <= log.last_index
         if progress.acknowledged(message.match_index):
             if progress.flow is Flow.SNAPSHOT and message.match_index + 1 >= log.first_index:
@@ -199,6 +211,10 @@ class Leadership:
             if self._transfer_to == message.sender:
                 self._finish_transfer(message.sender)
             self.count_acknowledgements()
+        # The last ones to answer change nothing, mostly.
+        return (
+            state.commit_index > commit_index or progress.next_index <= self.batch_end or self._transfer_to is not None
+        )
 
     def step_append_refusal(self, message: AppendRefusal) -> None:
         """A follower's log does not hold what was to precede the entries sent."""
@@ -212,12 +228,19 @@ class Leadership:
             index -= 1
         progress.refused(message.previous_index, index + 1)
 
-    def step_heartbeat_reply(self, message: HeartbeatReply) -> None:
-        """A peer still takes this for its leader, as of that round."""
+    def step_heartbeat_reply(self, message: HeartbeatReply) -> bool:
+        """A peer still takes this for its leader, as of that round; whether that released reads."""
         progress = self.heard(message.sender)
-        if progress is not None and message.round > progress.acked_round:
-            progress.acked_round = message.round
-            self._release_rounds()
+        if progress is None:
+            return False
+        if message.round == self._round_of_all:
+            self._note_quick(message.sender)
+        if message.round <= progress.acked_round:
+            return False
+        progress.acked_round = message.round
+        waiting = len(self.rounds)
+        self._release_rounds()
+        return len(self.rounds) < waiting
 
     def count_acknowledgements(self) -> None:
         """Commit what a majority has on disk, if it is of this term (section 5.4.2, and Figure 8 for why)."""
@@ -234,9 +257,15 @@ class Leadership:
     # --- Sending ----------------------------------------------------------------------------------------------------
 
     def serve_peers(self) -> None:
-        """Send to all peers; when this Ready can carry no more, the next one begins with the next peer."""
+        """Send to all peers; when this Ready can carry no more, the next one begins with the next peer.
+
+        One batch is on its way at a time: until it is committed the next one gathers, and costs all members one message
+        and one commit, however many calls it is made of. Those who lack earlier entries get them meanwhile.
+        """
         bounds, order = self._state.bounds, [*self.progress.items()]
         self._entries_left, self._bytes_left = bounds.turn_entries, bounds.turn_bytes
+        if self._state.commit_index >= self.batch_end:
+            self.batch_end = self._state.log.last_index
         if self.has_more_to_send:
             self.has_more_to_send = False
             if self._served_next in self.progress:
@@ -251,11 +280,11 @@ class Leadership:
 
     def _send_entries(self, to: Member, progress: Progress) -> None:
         """Send what the peer lacks, as far as the flow allows and this Ready may carry."""
-        last_index, in_flight_max = self._state.log.last_index, self._state.bounds.in_flight_bytes
+        batch_end, in_flight_max = self.batch_end, self._state.bounds.in_flight_bytes
         while not progress.is_waiting and progress.in_flight_bytes < in_flight_max:
             if progress.flow is Flow.SNAPSHOT:
                 return
-            if progress.flow is Flow.REPLICATE and progress.next_index > last_index:
+            if progress.flow is Flow.REPLICATE and progress.next_index > batch_end:
                 return
             if self._entries_left <= 0 or self._bytes_left <= 0:
                 return
@@ -277,8 +306,8 @@ class Leadership:
                 self.snapshots_wanted.append(to)
             return False
         entries: list[Entry] = []
-        if with_entries and progress.next_index <= log.last_index:
-            last = min(log.last_index, previous + bounds.append_entries)
+        if with_entries and progress.next_index <= self.batch_end:
+            last = min(self.batch_end, previous + bounds.append_entries)
             entries = log.entries(progress.next_index, last, bounds.append_bytes)
         state.send_now(
             Append(
@@ -308,9 +337,18 @@ class Leadership:
         elif progress.flow is Flow.REPLICATE and progress.match_index + 1 < progress.next_index:
             self._send_append(to, progress, with_entries=False)
 
-    def _send_heartbeats(self) -> None:
+    def _note_quick(self, sender: Member) -> None:
+        """A peer has answered the round of all: the first ones that make a majority are asked for reads from now on."""
+        voters, quick = self._state.configuration.voters, self._quick
+        if sender in voters and sender not in quick:
+            quick.append(sender)
+            if len(quick) + self._state.is_voter == len(voters) // 2 + 1:
+                self._asked = quick.copy()
+
+    def _send_heartbeats(self, to_whom: Iterable[Member]) -> None:
         state = self._state
-        for to, progress in self.progress.items():
+        for to in to_whom:
+            progress = self.progress[to]
             commit_index = min(state.commit_index, progress.match_index)
             state.send_now(
                 Heartbeat(sender=state.member, to=to, term=state.term, commit_index=commit_index, round=self.round)
@@ -353,22 +391,27 @@ class Leadership:
         return None if self.voting or commit_index < self._term_start_index else commit_index
 
     def start_round(self) -> None:
-        """Give all reads that wait a round of their own.
+        """Give all reads that wait a round of their own, once that of the others before them is answered.
+
+        No more peers are asked than are needed: those that were the first to answer when all were asked last, as they
+        are with each heartbeat. Should one of them be gone, reads wait until then, which is a few ticks. While there
+        are entries to commit all are asked, since any of them may be busy with its disk.
 
         A read joins only a round that has not been sent. Otherwise: round 7 goes out; a new leader commits a write;
         a read comes in here and joins; the answers to round 7, given before that write, release it: a stale read.
         """
         commit_index = self._state.commit_index
-        if not self.reads_waiting or commit_index < self._term_start_index:
+        if not self.reads_waiting or self.rounds or commit_index < self._term_start_index:
             return
         self.round += 1
         self.rounds.append((self.round, commit_index, self.reads_waiting))
         self.reads_waiting = []
-        if self.progress:
-            self._send_heartbeats()
+        self._send_heartbeats(self._asked if self._state.log.last_index == commit_index else self.progress)
         self._release_rounds()
 
     def _release_rounds(self) -> None:
+        if not self.rounds:
+            return
         acked = [progress.acked_round for progress in self.voting]
         if self._state.is_voter:
             acked.append(self.round)

@@ -118,11 +118,15 @@ class RaftLog:
             self._tail_bytes -= sum(entry.size_bytes for entry in removed)
         self._note_end()
 
-    def take_unpersisted(self) -> list[Entry]:
-        """What the disk has not been given yet; from now on it has. It replaces what the disk holds at and after it."""
+    def take_unpersisted(self, last: int) -> list[Entry]:
+        """What the disk has not been given yet, up to `last`; from now on it has.
+
+        It replaces what the disk holds at and after it.
+        """
         assert self.taken_index >= self._tail_first - 1
-        taken = self._tail[self.taken_index + 1 - self._tail_first :]
-        self.taken_index = self.last_index
+        last = max(last, self.taken_index)
+        taken = self._tail[self.taken_index + 1 - self._tail_first : last + 1 - self._tail_first]
+        self.taken_index = last
         return taken
 
     def persisted(self, last_index: int, term: int) -> None:

@@ -44,7 +44,7 @@ class HardState(NamedTuple):
     voted_for: Member | None = None
 
 
-@value_class(kw_only=True)
+@value_class
 class Message:
     """Base of all messages."""
 
@@ -53,7 +53,7 @@ class Message:
     term: int
 
 
-@value_class(kw_only=True)
+@value_class
 class PreVote(Message):
     """Would you vote for me in `campaign_term`? Asked before the term is raised (dissertation, section 9.6)."""
 
@@ -62,7 +62,7 @@ class PreVote(Message):
     last_term: int
 
 
-@value_class(kw_only=True)
+@value_class
 class PreVoteReply(Message):
     """The answer about `campaign_term`; binds nobody."""
 
@@ -70,7 +70,7 @@ class PreVoteReply(Message):
     granted: bool
 
 
-@value_class(kw_only=True)
+@value_class
 class Vote(Message):
     """RequestVote (Figure 2). With `transfer`, the leader itself asked for this election (dissertation, 3.10)."""
 
@@ -79,14 +79,14 @@ class Vote(Message):
     transfer: bool = False
 
 
-@value_class(kw_only=True)
+@value_class
 class VoteReply(Message):
     """The answer to Vote, in the term of the election."""
 
     granted: bool
 
 
-@value_class(kw_only=True)
+@value_class
 class Append(Message):
     """AppendEntries (Figure 2): entries that follow `previous_index`, and how far the leader has committed."""
 
@@ -96,14 +96,14 @@ class Append(Message):
     commit_index: int
 
 
-@value_class(kw_only=True)
+@value_class
 class AppendReply(Message):
     """`match_index`: on the sender's disk, the log equals the leader's up to there."""
 
     match_index: int
 
 
-@value_class(kw_only=True)
+@value_class
 class AppendRefusal(Message):
     """The entry at `previous_index` is not there, or has another term.
 
@@ -115,7 +115,7 @@ class AppendRefusal(Message):
     hint_term: int
 
 
-@value_class(kw_only=True)
+@value_class
 class Heartbeat(Message):
     """The leader lives. `commit_index` never exceeds what the addressee is known to hold; `round` is ReadIndex's."""
 
@@ -123,19 +123,19 @@ class Heartbeat(Message):
     round: int
 
 
-@value_class(kw_only=True)
+@value_class
 class HeartbeatReply(Message):
     """The sender took this leader for its leader when heartbeat `round` came."""
 
     round: int
 
 
-@value_class(kw_only=True)
+@value_class
 class TimeoutNow(Message):
     """Campaign at once: the leader hands over (dissertation, section 3.10)."""
 
 
-@value_class(kw_only=True)
+@value_class
 class SnapshotPiece(Message):
     """A piece of a snapshot of everything up to `last_index`, from byte or item `offset`; `done` marks the last.
 
@@ -152,7 +152,7 @@ class SnapshotPiece(Message):
     done: bool
 
 
-@value_class(kw_only=True)
+@value_class
 class SnapshotReply(Message):
     """Of the leader's `stream`, everything before `offset` is staged."""
 

@@ -2,7 +2,9 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 Work = Callable[[], Any]
@@ -17,8 +19,11 @@ class Disk(Protocol):
     def is_immediate(self) -> bool:
         """Whether `run` returns after `done` was called."""
 
-    def run(self, work: Work, done: Done) -> None:
-        """Do `work`, then call `done` on the reactor's thread."""
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
+        """Do `work`, then call `done` on the reactor's thread, maybe before this returns.
+
+        `is_short`: on a disk that is well it takes no longer than a hand-over to another thread and back.
+        """
 
     def close(self) -> None:
         """Wait for the work under way; its `done` may not be called any more."""
@@ -37,7 +42,7 @@ class InlineDisk:
 
     is_immediate = True
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
         """Do it now."""
         done(outcome_of(work))
 
@@ -45,26 +50,51 @@ class InlineDisk:
         """Nothing is under way."""
 
 
+QUICK_SECONDS = 0.02
+"""Short work that took longer shows that the disk is not well."""
+CAREFUL_WORKS = 256
+"""So many pieces of short work have to be quick after that before the reactor does one by itself again."""
+
+
 class DiskThread:
-    """One thread for all of a store's blocking calls, so that the reactor's timers never wait for a disk."""
+    """One thread for a store's blocking calls, so that the reactor's timers never wait long for a disk.
+
+    Short work is done by the reactor itself as long as the disk is well. To hand it over would cost two switches of
+    threads, which moreover take turns at the interpreter: about as much as a small commit. A disk that begins to hang
+    stops the whole process once, as if it were stopped by a signal; then all work is done on the thread.
+    """
 
     is_immediate = False
 
     def __init__(self, call_from_thread: Callable[..., None]) -> None:
         """`call_from_thread(function, *arguments)` has the reactor call a function on its thread."""
         self._call_from_thread = call_from_thread
+        self._careful_left = 0
         self._work: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="madkv-disk", daemon=True)
         self._thread.start()
 
-    def run(self, work: Work, done: Done) -> None:
-        """Hand it to the thread."""
-        self._work.put((work, done))
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
+        """Do it now, or hand it to the thread."""
+        if is_short and not self._careful_left:
+            done(self._watched(work))
+        else:
+            self._work.put((partial(self._watched, work) if is_short else work, done))
 
     def close(self) -> None:
         """End the thread once it is through with its work."""
         self._work.put(None)
         self._thread.join()
+
+    def _watched(self, work: Work) -> Any:
+        """Do short work, and see how long it takes."""
+        began = time.monotonic()
+        result = outcome_of(work)
+        if time.monotonic() - began > QUICK_SECONDS:
+            self._careful_left = CAREFUL_WORKS
+        elif self._careful_left:
+            self._careful_left -= 1
+        return result
 
     def _run(self) -> None:
         while (given := self._work.get()) is not None:

@@ -38,6 +38,18 @@ class Parts:
     tuning: Tuning | None = None
 
 
+def _out_of_step(draw: Callable[[int], int]) -> Tuning:
+    """The usual tuning, but that each replica brings its tables up to date after another number of entries.
+
+    That takes tens of milliseconds, in which its log waits: all at the same index would keep the whole group waiting.
+    """
+    percent = 75 + draw(51)
+    usual = Tuning()
+    return attrs.evolve(
+        usual, flush_entries=usual.flush_entries * percent // 100, flush_bytes=usual.flush_bytes * percent // 100
+    )
+
+
 class ReplicaHost:
     """One running replica. It holds its directory from the moment when it is made until `stop`."""
 
@@ -98,7 +110,8 @@ class ReplicaHost:
     def parts_of(self, reactor: Any, directory: Directory, first: Configuration) -> Parts:
         """Those of a real replica; simulations have others."""
         disk = DiskThread(reactor.callFromThread)
-        return Parts(DurableStorage(directory, first), disk, PeerLinks, random.SystemRandom().randrange)
+        draw = random.SystemRandom().randrange
+        return Parts(DurableStorage(directory, first), disk, PeerLinks, draw, _out_of_step(draw))
 
     def start(self) -> None:
         """Take part."""

@@ -17,7 +17,7 @@ majority of its group disagrees with, is the one that is wrong: it ends. Any oth
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
@@ -113,16 +113,25 @@ class PeerLinks:
         for link in self._links.values():
             link.start()
 
-    def send(self, message: Message) -> None:
-        """Post a message, at once. It may never arrive."""
-        link = self._links.get(message.to.replica)
-        protocol = None if link is None else link.protocol
-        if protocol is None or protocol.disk != message.to.disk:
-            return
-        # A piece of a snapshot is repeated until it is answered: over a slow link, copies of it would only pile up.
-        bytes_max = 0 if isinstance(message, SnapshotPiece) else PEER_BUFFER_BYTES_MAX
-        if protocol.unsent_bytes <= bytes_max:
-            protocol.send(_raft_box(self._encoder.encode(message)))
+    def send(self, messages: Sequence[Message]) -> None:
+        """Post messages, at once; those to one peer leave together. They may never arrive."""
+        boxes: dict[_OutgoingProtocol, list[bytes]] = {}
+        for message in messages:
+            to = message.to
+            link = self._links.get(to.replica)
+            protocol = None if link is None else link.protocol
+            if protocol is None or protocol.disk != to.disk:
+                continue
+            # A piece of a snapshot is repeated until it is answered: over a slow link, copies of it would only pile up.
+            bytes_max = 0 if isinstance(message, SnapshotPiece) else PEER_BUFFER_BYTES_MAX
+            if protocol.unsent_bytes <= bytes_max:
+                box = _raft_box(self._encoder.encode(message))
+                if protocol in boxes:
+                    boxes[protocol].append(box)
+                else:
+                    boxes[protocol] = [box]
+        for protocol, theirs in boxes.items():
+            protocol.send(theirs[0] if len(theirs) == 1 else b"".join(theirs))
 
     def stop(self) -> Deferred[None]:
         """Close every connection. Fires when those that it opened are closed, after what was sent has left."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 from twisted.application.service import Service
@@ -112,6 +113,8 @@ class Process(Service):
         # Twisted counts by the clock that people set: set back an hour, no timer would fire for an hour.
         assert not self.reactor.getDelayedCalls()
         self.reactor.seconds = time.monotonic
+        if type(self.reactor).__module__ == "twisted.internet.epollreactor":
+            self.reactor.doIteration = partial(_poll, self.reactor)
         _raise_file_limit()
         self._take_signals()
         self.open()
@@ -151,6 +154,22 @@ class Process(Service):
             self._is_ending = True
             self.log.info("asked to end")
             self.reactor.stop()
+
+
+def _poll(reactor: Any, seconds: float | None) -> None:
+    """As EPollReactor.doPoll, but without a log context around each event.
+
+    To set one up, which nothing here asks for, takes about as long as handling a small box. What a handler raises is
+    caught and logged by `_doReadOrWrite` itself.
+    """
+    try:
+        events = reactor._poller.poll(-1 if seconds is None else seconds, len(reactor._selectables))
+    except InterruptedError:
+        return
+    for descriptor, event in events:
+        selectable = reactor._selectables.get(descriptor)
+        if selectable is not None:
+            reactor._doReadOrWrite(selectable, descriptor, event)
 
 
 def _is_in_background() -> bool:

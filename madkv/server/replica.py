@@ -6,7 +6,9 @@ applied, reads released. Where commits take time, a turn comes at the end of the
 network turn share one Ready and one commit; and while a commit is under way, the next one gathers: group commit.
 
 One piece of work is on the disk at a time. A commit holds what Raft must persist and, once that is much, what has been
-applied since: pairs and sessions as they are when the commit is put together, with the index that they go up to.
+applied since: pairs and sessions as they are when the commit is put together, with the index that they go up to. A
+leader's commits are done on a thread; those of a follower, which has nothing else to do meanwhile, by the reactor, as
+long as they are of its log alone and quick (`DiskThread`).
 
 What a caller is told. `propose` ends in the outcome, once the entry at (index, term) is applied; in NotLeader or Busy,
 and then it was never in the log; or in Interrupted: it was, and what became of it is not known here. An answer by index
@@ -14,7 +16,7 @@ alone would be wrong: a new leader's entry may stand there.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -67,7 +69,7 @@ class Replica:
         pairs: AppliedPairs,
         disk: Disk,
         clock: IReactorTime,
-        send: Callable[[Message], None],
+        send: Callable[[Sequence[Message]], None],
         draw: Callable[[int], int],
         failed: Callable[[Exception], None],
         tuning: Tuning | None = None,
@@ -77,7 +79,7 @@ class Replica:
         """Take up where the storage left off. Without a `machine`, a StateMachine over the pairs is replicated.
 
         `clock` calls back, and the group's time is counted on it, so nobody may set it: of a reactor, `seconds` has to
-        be the monotonic clock. `send` posts a message to a peer, which may never get it. `draw(n)` is a
+        be the monotonic clock. `send` posts messages to peers, which may never get them. `draw(n)` is a
         random number below n. `failed` is called once when this replica cannot go on: it answers nobody any more, and
         its process should end. `leadership_changed` is called when another member leads, or none any more, or this one.
         """
@@ -220,11 +222,12 @@ class Replica:
         self._guarded(self._step, message)
 
     def _step(self, message: Message) -> None:
-        self.core.step(message)
+        wakes = self.core.step(message)
         if isinstance(message, SnapshotReply):
             self._streams.replied(message)
         self._note_leadership()
-        self._wake()
+        if wakes:
+            self._wake()
 
     def _tick(self) -> None:
         self._ticker = self._clock.callLater(self._tuning.tick_seconds, self._tick)
@@ -280,8 +283,8 @@ class Replica:
 
     def _do_what_is_ready(self) -> None:
         ready = self.core.ready(takes_entries=not self._to_apply, takes_persist=not self._is_disk_busy)
-        for message in ready.messages:
-            self._send(message)
+        if ready.messages:
+            self._send(ready.messages)
         if self.core.led_term != self._led_term:
             self._note_leadership()
         for piece in ready.pieces:
@@ -296,6 +299,9 @@ class Replica:
             self._released += ready.reads
         if ready.persist is not None or self._is_flush_due or self._arriving.waiting is not None:
             self._use_disk(ready.persist)
+            if ready.persist is not None and not self._is_disk_busy and self._is_running:
+                # It is done already: the leader waits for that, and nobody for what is applied here.
+                self._send_what_waited()
         if self._to_apply:
             self._apply_some()
             if not self._to_apply and self.core.applied_index < self.core.commit_index:
@@ -307,6 +313,11 @@ class Replica:
             self._tell(request.released, self._not_leader())
         if self.core.has_more_to_send:
             self._turn_later()
+
+    def _send_what_waited(self) -> None:
+        messages = self.core.take_messages()
+        if messages:
+            self._send(messages)
 
     def _turn_later(self) -> None:
         """There is more to do; others on this reactor have their turn first."""
@@ -422,7 +433,12 @@ class Replica:
                 if batch.hard_state is not None:
                     self._wants_turn = True  # For what an election leads to.
             else:
-                self._run_on_disk(lambda: self._storage.write(batch), lambda: self._written(batch, persist))
+                # A follower has little else to do meanwhile; a leader takes in the next batch.
+                self._run_on_disk(
+                    lambda: self._storage.write(batch),
+                    lambda: self._written(batch, persist),
+                    is_short=batch.applied_index is None and self.core.led_term is None,
+                )
         elif self._arriving.waiting is not None:
             piece = self._arriving.take()
             self._run_on_disk(
@@ -430,7 +446,7 @@ class Replica:
                 lambda staged: self._staged_to(piece, staged),
             )
 
-    def _run_on_disk(self, work: Callable[[], Any], then: Callable[..., None]) -> None:
+    def _run_on_disk(self, work: Callable[[], Any], then: Callable[..., None], *, is_short: bool = False) -> None:
         self._is_disk_busy = True
 
         def done(result: Any) -> None:
@@ -444,7 +460,7 @@ class Replica:
                 self._guarded(then, *(() if result is None else (result,)))
                 self._wake()
 
-        self._disk.run(work, done)
+        self._disk.run(work, done, is_short=is_short)
 
     def _note_flush(self) -> None:
         """To be called after something was applied, or what was applied has reached the tables."""

@@ -4,7 +4,7 @@ One piece of a stream is out at a time. It is repeated until the peer asks for t
 for long is given up, and gets a newer snapshot, from the start, when it is back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -30,7 +30,7 @@ class SnapshotStreams:
     """All streams of one leader. Each holds a state of the store open, so none may live for ever."""
 
     def __init__(
-        self, core: RaftCore, open_snapshot: Callable[[], SnapshotReader], send: Callable[[Message], None]
+        self, core: RaftCore, open_snapshot: Callable[[], SnapshotReader], send: Callable[[Sequence[Message]], None]
     ) -> None:
         self._core = core
         self._open_snapshot = open_snapshot
@@ -100,20 +100,19 @@ class SnapshotStreams:
 
     def _send_piece(self, to: Member, stream: _Stream) -> None:
         core, reader, head = self._core, stream.reader, stream.reader.head
-        self._send(
-            SnapshotPiece(
-                sender=core.member,
-                to=to,
-                term=core.term,
-                stream=stream.number,
-                last_index=head.last_index,
-                last_term=head.last_term,
-                configuration=head.configuration,
-                offset=reader.offset,
-                data=reader.piece,
-                done=reader.done,
-            )
+        piece = SnapshotPiece(
+            sender=core.member,
+            to=to,
+            term=core.term,
+            stream=stream.number,
+            last_index=head.last_index,
+            last_term=head.last_term,
+            configuration=head.configuration,
+            offset=reader.offset,
+            data=reader.piece,
+            done=reader.done,
         )
+        self._send([piece])
 
     def _give_up(self, to: Member) -> None:
         self._core.snapshot_given_up(to)

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +105,15 @@ def replica_in_memory(
         store,
         InlineDisk(),
         clock,
-        _send_to_peer,
+        _send_to_peers,
         random.SystemRandom().randrange,
         failed,
         Tuning(bounds=Bounds(tail_bytes_kept=TAIL_BYTES_KEPT)),
     )
 
 
-def _send_to_peer(message: Message) -> None:
-    raise AssertionError(f"a group of one has nobody to send {message} to")
+def _send_to_peers(messages: Sequence[Message]) -> None:
+    raise AssertionError(f"a group of one has nobody to send {messages} to")
 
 
 class ServerService(Process):

@@ -49,6 +49,11 @@ FULL_FRACTION = 0.9
 """Beyond this part of the map no more is written: LMDB needs room to free room."""
 FILE_AHEAD_BYTES = 256 << 20
 """The file is kept longer (by a hole) than what LMDB may use next: so a file that is too short was cut short."""
+LOOK_BYTES = 32 << 20
+"""How much the file may have grown before it is looked at again; less than what it is kept ahead at least."""
+COMMIT_BYTES, RECORD_BYTES = 128 << 10, 32 << 10
+"""What a commit adds at the most beside its records (roots of all tables, the list of free pages), and for each of them
+(eight pages, more than any of LMDB's trees of this size are deep)."""
 TABLES_MAX = 8
 READERS_MAX = 126
 READERS_FILE = "lock.mdb"
@@ -85,6 +90,7 @@ class DurableStorage(StoredState):
         if not directory.is_new and not (self._path.exists() and self._path.stat().st_size > 0):
             raise Damaged(f"{self._path} is missing or empty: this replica's data is gone")
         self._failed = False
+        self._growth_bytes = LOOK_BYTES  # since the file was looked at last, at the most
         self._meta = Meta()
         self._reader: Any = None
         _reserve(directory.path / READERS_FILE, READERS_BYTES)
@@ -217,7 +223,7 @@ class DurableStorage(StoredState):
         meta = self._prepare(batch)
         removed_max = max(REMOVED_ENTRIES_MAX, 2 * len(batch.entries))
         first_kept = min(self.snapshot_index + 1, self._first_stored + removed_max)
-        with self._commit() as txn:
+        with self._commit(_growth_max(batch, first_kept - self._first_stored)) as txn:
             if batch.hard_state is not None:
                 txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(batch.hard_state)), db=self._meta_table)
             self._remove_cut_off(txn, first_kept)
@@ -234,19 +240,24 @@ class DurableStorage(StoredState):
         super().written(batch)
 
     @contextmanager
-    def _commit(self) -> Iterator[Any]:
+    def _commit(self, growth_max: int = LOOK_BYTES) -> Iterator[Any]:
         """One synced transaction. After one that failed there is no other: LMDB may have written its page that says
-        what is in force, and then not know whether that reached the disk."""
+        what is in force, and then not know whether that reached the disk.
+
+        The file can grow by `growth_max` bytes at the most. To look at it takes about as long as a small commit.
+        """
         if self._failed:
             raise StoreFailed(f"{self._path}: an earlier commit failed")
-        used = self.used_bytes
-        if used > FULL_FRACTION * MAP_BYTES:
-            raise StoreFull(f"{self._path} holds {used:,} bytes, near the limit of {MAP_BYTES:,}")
+        self._growth_bytes += growth_max
+        looks = self._growth_bytes >= LOOK_BYTES
         try:
-            self._lengthen(used)
+            if looks:
+                self._look(self.used_bytes)
             with self._env.begin(write=True) as txn:
                 yield txn
-            self._lengthen(self.used_bytes)
+            if looks:
+                self._lengthen(self.used_bytes)
+                self._growth_bytes = 0
         except (lmdb.Error, OSError) as error:
             self._failed = True
             raise StoreFailed(f"{self._path}: a commit failed: {error} ({_room(self._path)})") from error
@@ -336,6 +347,12 @@ class DurableStorage(StoredState):
     def used_bytes(self) -> int:
         """How much of the data file is in use, or was and will be used again."""
         return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def _look(self, used: int) -> None:
+        """Whether there is room for what comes until the next look."""
+        if used > FULL_FRACTION * MAP_BYTES:
+            raise StoreFull(f"{self._path} holds {used:,} bytes, near the limit of {MAP_BYTES:,}")
+        self._lengthen(used)
 
     def _lengthen(self, used: int) -> None:
         """Keep the file ahead of what LMDB uses. By itself it may end before that: pages that a transaction takes and
@@ -444,6 +461,17 @@ def _reserve(path: Path, size: int) -> None:
             os.close(file)
     except OSError as error:
         raise StoreFailed(f"{path} cannot be made: {error.strerror} ({_room(path.parent)})") from None
+
+
+def _growth_max(batch: Batch, removed: int) -> int:
+    """How many bytes a commit adds to the file at the most; for one of applied data that is not worked out.
+
+    These are new copies of all pages on the way to each record that comes or goes, and the pages of what is long.
+    """
+    if batch.applied_index is not None:
+        return LOOK_BYTES
+    payload_bytes = sum([len(entry.payload) for entry in batch.entries])
+    return COMMIT_BYTES + (len(batch.entries) + removed) * RECORD_BYTES + 2 * payload_bytes
 
 
 def _room(path: Path) -> str:

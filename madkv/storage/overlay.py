@@ -7,10 +7,9 @@ applied since, what is being committed, and what the store holds. The middle one
 the store only when the commit is done, and which of the two a reader of the store sees is not known before.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Generator, Iterator
 from typing import Protocol
-
-from sortedcontainers import SortedDict
 
 from madkv.storage.batch import Table
 
@@ -28,22 +27,33 @@ class PairStore(Protocol):
         """Pairs with start <= key <= end in key order."""
 
 
+class _Overlay:
+    """Changes by key. A plain list of some thousand keys is quicker to keep in order than anything cleverer."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes | None] = {}
+        """None for a key that was removed."""
+        self.keys: list[bytes] = []
+        """Of `values`, in order."""
+
+
 class AppliedPairs:
     """The pairs as of the last applied operation."""
 
     def __init__(self, store: PairStore) -> None:
         self._store = store
-        self._filling: SortedDict = SortedDict()  # key -> value, None for a key that was removed
-        self._frozen: SortedDict = SortedDict()
+        self._filling = _Overlay()
+        self._frozen = _Overlay()
         self.waiting_bytes = 0
         """About what the overlay that is being filled takes up."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
         for overlay in (self._filling, self._frozen):
-            if key in overlay:
-                value: bytes | None = overlay[key]
-                return value
+            if key in overlay.values:
+                return overlay.values[key]
         return self._store.get(key)
 
     def put(self, key: bytes, value: bytes) -> bytes | None:
@@ -83,42 +93,45 @@ class AppliedPairs:
 
     def freeze(self) -> Table:
         """All changes since the last time, for a commit that begins now. One at a time."""
-        assert not self._frozen, "a commit is under way"
-        self._frozen, self._filling = self._filling, SortedDict()
+        assert not self._frozen.keys, "a commit is under way"
+        self._frozen, self._filling = self._filling, _Overlay()
         self.waiting_bytes = 0
-        frozen: Table = self._frozen
-        return frozen
+        return self._frozen.values
 
     def thaw(self) -> None:
         """That commit is done, and the store shows it."""
-        self._frozen = SortedDict()
+        self._frozen = _Overlay()
 
     def forget(self) -> None:
         """The store has switched to another state altogether: a snapshot was installed."""
-        self._filling, self._frozen = SortedDict(), SortedDict()
+        self._filling, self._frozen = _Overlay(), _Overlay()
         self.waiting_bytes = 0
 
     def _set(self, key: bytes, value: bytes | None) -> None:
-        overlay = self._filling
-        if key in overlay:
-            self.waiting_bytes -= len(overlay[key] or b"")
+        values = self._filling.values
+        if key in values:
+            self.waiting_bytes -= len(values[key] or b"")
         else:
             self.waiting_bytes += PAIR_OVERHEAD_BYTES + len(key)
+            insort(self._filling.keys, key)
         self.waiting_bytes += len(value or b"")
-        overlay[key] = value
+        values[key] = value
 
 
 class _Layer:
-    """A range of one overlay, and how far it was read."""
+    """A range of one overlay, from `start` to `end` inclusive, and how far it was read."""
 
-    def __init__(self, overlay: SortedDict, start: bytes, end: bytes) -> None:
+    def __init__(self, overlay: _Overlay, start: bytes, end: bytes) -> None:
         self._overlay = overlay
-        self._keys = overlay.irange(start, end)
+        self._end = end
+        self._at = bisect_left(overlay.keys, start) - 1
         self.key: bytes | None = None
         self.value: bytes | None = None
         self.next()
 
     def next(self) -> None:
         """Go to the next key; None after the last."""
-        self.key = next(self._keys, None)
-        self.value = None if self.key is None else self._overlay[self.key]
+        self._at += 1
+        keys = self._overlay.keys
+        self.key = keys[self._at] if self._at < len(keys) and keys[self._at] <= self._end else None
+        self.value = None if self.key is None else self._overlay.values[self.key]

@@ -10,7 +10,9 @@ There is one way to write a message: whatever `decode` takes, `encode` makes aga
 """
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 
 from madkv.errors import ProtocolError
 from madkv.raft.configuration import DISK_ID_BYTES, Configuration, Member
@@ -47,12 +49,14 @@ _ENTRY_KINDS = {int(kind): kind for kind in EntryKind}
 
 
 class _Plain:
-    """A kind of message that is a row of numbers, with a truth value last if it has one."""
+    """A kind of message that is a row of numbers, in the order of its class, with a truth value last if it has one."""
 
     def __init__(self, number: int, kind: type[Message], *numbers: str, truth: str = "") -> None:
         self.number = number
         self.kind = kind
         self.names = (*numbers, truth) if truth else numbers
+        get = attrgetter("term", *self.names)  # of one attribute it would give that and no tuple
+        self.numbers_of: Callable[[Message], tuple[int, ...]] = get if self.names else lambda message: (message.term,)
         self.has_truth = bool(truth)
         self.layout = struct.Struct(_HEAD + "Q" * len(numbers) + "?" * self.has_truth)
 
@@ -117,8 +121,7 @@ class Encoder:
             )
             return b"".join((head, configuration, message.data))
         plain = _PLAIN_BY_KIND[type(message)]
-        values = [getattr(message, name) for name in plain.names]
-        return plain.layout.pack(VERSION, plain.number, _encode_members(message), message.term, *values)
+        return plain.layout.pack(VERSION, plain.number, _encode_members(message), *plain.numbers_of(message))
 
 
 def _encode_members(message: Message) -> bytes:
@@ -159,7 +162,7 @@ def _decode(data: bytes) -> Message:
     if plain.has_truth and data[-1] > 1:
         raise ValueError("a truth value that is neither")
     sender, to = _decode_members(members)
-    return plain.kind(sender=sender, to=to, term=term, **dict(zip(plain.names, values, strict=True)))
+    return plain.kind(sender, to, term, *values)
 
 
 @lru_cache(maxsize=64)

@@ -48,8 +48,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "core.py",
         [
             (
-                ("if self.hard_state != self.saved_hard_state else None\n        if hard_state is None"),
-                ("if self.hard_state.term != self.saved_hard_state.term else None\n        if hard_state is None"),
+                "if self.hard_state != self.saved_hard_state else None\n        last",
+                "if self.hard_state.term != self.saved_hard_state.term else None\n        last",
             ),
         ],
     ),
@@ -208,7 +208,10 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "no no-op before ReadIndex (not waited for)",
         "leadership.py",
         [
-            ("if not self.reads_waiting or commit_index < self._term_start_index:", "if not self.reads_waiting:"),
+            (
+                "if not self.reads_waiting or self.rounds or commit_index < self._term_start_index:",
+                "if not self.reads_waiting or self.rounds:",
+            ),
         ],
     ),
     (
@@ -225,7 +228,10 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "ReadIndex round id reused",
         "leadership.py",
         [
-            ("        self.round += 1\n", "        self.round = self.round or 1\n"),
+            (
+                "        self.round += 1\n        self.rounds",
+                "        self.round = self.round or 1\n        self.rounds",
+            ),
         ],
     ),
     (
@@ -244,15 +250,42 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "leadership.py",
         [
             (
-                "        self.round += 1\n",
+                "        if not self.reads_waiting or self.rounds or",
                 (
                     "        if self.rounds:\n"
                     "            self.rounds[-1][2].extend(self.reads_waiting)\n"
                     "            self.reads_waiting = []\n"
                     "            return\n"
-                    "        self.round += 1\n"
+                    "        if not self.reads_waiting or"
                 ),
             ),
+        ],
+    ),
+    (
+        "fewer voters commit nothing by themselves",
+        "leadership.py",
+        [
+            (
+                "        self._release_rounds()\n        self.count_acknowledgements()\n",
+                "        self._release_rounds()\n",
+            ),
+        ],
+    ),
+    (
+        "fewer asked for reads than make a majority",
+        "leadership.py",
+        [
+            (
+                "if len(quick) + self._state.is_voter == len(voters) // 2 + 1:",
+                "if len(quick) + self._state.is_voter == len(voters) // 2:",
+            ),
+        ],
+    ),
+    (
+        "who answered late is asked for reads for ever",
+        "leadership.py",
+        [
+            ("            self._quick = []\n", ""),
         ],
     ),
     (
@@ -276,12 +309,11 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "leadership.py",
         [
             (
-                ("        self._send_heartbeats()\n        self._release_rounds()\n"),
+                "        self._release_rounds()\n\n    def _release_rounds",
                 (
-                    "        self._send_heartbeats()\n"
                     "        for p in self.progress.values():\n"
                     "            p.acked_round = self.round\n"
-                    "        self._release_rounds()\n"
+                    "        self._release_rounds()\n\n    def _release_rounds"
                 ),
             ),
         ],
@@ -598,8 +630,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         [
             ("not state.is_voter and state.last_configuration_index <= index:", "not state.is_voter:"),
             (
-                "        self._release_rounds()  # Of",
-                ("        if not state.is_voter:\n            self._step_down()\n        self._release_rounds()  # Of"),
+                "        # Of fewer voters",
+                ("        if not state.is_voter:\n            self._step_down()\n        # Of fewer voters"),
             ),
         ],
     ),
@@ -866,7 +898,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "Append of any number of entries",
         "leadership.py",
         [
-            ("last = min(log.last_index, previous + bounds.append_entries)", "last = log.last_index"),
+            ("last = min(self.batch_end, previous + bounds.append_entries)", "last = self.batch_end"),
         ],
     ),
     (

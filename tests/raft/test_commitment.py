@@ -97,6 +97,9 @@ class CommitTest(SynchronousTestCase):
             leader.core.propose(b"")
         group.collect()
         group.write()
+        acknowledge(group, 2, 1, 1)
+        group.collect()
+        group.write()
         group.network.clear()
         for index in (3, 1, 2, 5, 4):
             acknowledge(group, 2, 1, index)
@@ -105,6 +108,9 @@ class CommitTest(SynchronousTestCase):
     def test_a_majority_without_the_leader(self) -> None:
         """10.2.1 of the dissertation: followers alone may commit it while the leader's own disk is still at it."""
         group, leader = self.leader(3)
+        acknowledge(group, 2, 1, 1)
+        acknowledge(group, 3, 1, 1)
+        group.write()
         leader.core.propose(b"value")
         group.collect()
         self.assertTrue(leader.writing)

@@ -35,7 +35,7 @@ class RaftLogTest(SynchronousTestCase):
         self.assertEqual((log.term_of(0), log.term_of(1)), (0, None))
         self.assertTrue(log.holds(0, 0))
         self.assertFalse(log.holds(1, 0))
-        self.assertEqual(log.take_unpersisted(), [])
+        self.assertEqual(log.take_unpersisted(log.last_index), [])
 
     def test_it_takes_up_where_the_disk_left_off(self) -> None:
         log = RaftLog(disk(1, 1, 2))
@@ -68,10 +68,10 @@ class RaftLogTest(SynchronousTestCase):
     def test_what_is_taken_is_taken_once(self) -> None:
         log = RaftLog(disk(1))
         log.append(entry(2, 1))
-        self.assertEqual(log.take_unpersisted(), [entry(2, 1)])
-        self.assertEqual((log.take_unpersisted(), log.taken_index, log.stable_index), ([], 2, 1))
+        self.assertEqual(log.take_unpersisted(log.last_index), [entry(2, 1)])
+        self.assertEqual((log.take_unpersisted(log.last_index), log.taken_index, log.stable_index), ([], 2, 1))
         log.append(entry(3, 1))
-        self.assertEqual(log.take_unpersisted(), [entry(3, 1)])
+        self.assertEqual(log.take_unpersisted(log.last_index), [entry(3, 1)])
         log.persisted(2, 1)
         self.assertEqual(log.stable_index, 2)
         log.persisted(3, 1)
@@ -86,20 +86,20 @@ class RaftLogTest(SynchronousTestCase):
         self.assertIsNone(log.term_of(3))
         log.append(entry(3, 2))
         self.assertEqual((log.term_of(3), log.term_of(4)), (2, None))
-        self.assertEqual(log.take_unpersisted(), [entry(3, 2)])
+        self.assertEqual(log.take_unpersisted(log.last_index), [entry(3, 2)])
 
     def test_truncating_what_is_on_its_way(self) -> None:
         """A completion names index and term: that of entries which were replaced since says nothing."""
         log = RaftLog(disk(1))
         for index in (2, 3, 4):
             log.append(entry(index, 1))
-        log.take_unpersisted()
+        log.take_unpersisted(log.last_index)
         log.truncate(3)
         log.append(entry(3, 2))
         log.append(entry(4, 2))
         log.persisted(4, 1)
         self.assertEqual(log.stable_index, 1)
-        self.assertEqual(log.take_unpersisted(), [entry(3, 2), entry(4, 2)])
+        self.assertEqual(log.take_unpersisted(log.last_index), [entry(3, 2), entry(4, 2)])
         log.persisted(4, 1)
         self.assertEqual(log.stable_index, 1)
         log.persisted(4, 2)
@@ -111,7 +111,7 @@ class RaftLogTest(SynchronousTestCase):
         for index in range(1, 101):
             log.append(entry(index, 1))
             if index % 10 == 0:
-                write(log, on, log.take_unpersisted())
+                write(log, on, log.take_unpersisted(log.last_index))
                 log.forget(index - 5, 200)
                 self.assertLessEqual(log._tail_first, index - 4, "what is not applied stays")
         self.assertLess(len(log._tail), 8)
@@ -154,7 +154,7 @@ class RaftLogTest(SynchronousTestCase):
                     if first > 1:
                         committed = first
                 case 3 if not under_way:
-                    under_way = log.take_unpersisted()
+                    under_way = log.take_unpersisted(log.last_index)
                 case 4:
                     write(log, on, under_way)
                     under_way = []

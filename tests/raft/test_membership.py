@@ -26,6 +26,26 @@ def voters(*numbers: int) -> Configuration:
     return Configuration(members(*numbers))
 
 
+class BatchTest(SynchronousTestCase):
+    """What is on its way while the members change."""
+
+    def test_a_batch_that_fewer_voters_need_not_confirm_is_committed(self) -> None:
+        """1 of two has written a batch, 2 is gone and is made a learner: there is nobody to wait for any more.
+
+        The change itself stands behind that batch. If the batch waited for it, neither would ever be committed.
+        """
+        group = Group(2)
+        leader = group.elect(1)
+        leader.core.propose(b"value")
+        group.settle(without(2))
+        self.assertEqual(leader.payloads, [])
+        leader.core.propose(b"next")
+        leader.core.propose_configuration(Configuration(members(1), members(2)))
+        group.settle(without(2))
+        self.assertEqual(leader.payloads, [b"value", b"next"])
+        self.assertEqual(leader.core.commit_index, leader.core.log.last_index)
+
+
 class ConfigurationTest(SynchronousTestCase):
     """Majorities and their encoding."""
 

@@ -83,21 +83,67 @@ class ReadIndexTest(SynchronousTestCase):
         self.answer(2, second)
         self.assertEqual(self.released(self.leader), ["first", "second"])
 
-    def test_an_answer_to_a_later_round_proves_the_earlier_ones(self) -> None:
-        for request in ("first", "second"):
+    def test_reads_that_come_during_a_round_share_the_next_one(self) -> None:
+        """However many come, one round is on its way; an answer to it proves nothing for those that came later."""
+        for request in ("first", "second", "third"):
             self.group.read(1, request)
             self.group.collect()
-        self.answer(3, max(message.round for message in self.group.sent(Heartbeat)))
-        self.assertEqual(self.released(self.leader), ["first", "second"])
+        (number,) = {message.round for message in self.group.sent(Heartbeat)}
+        self.answer(3, number)
+        self.answer(2, number)
+        self.assertEqual(self.released(self.leader), ["first"])
+        self.group.collect()
+        self.answer(3, number + 1)
+        self.assertEqual(self.released(self.leader), ["first", "second", "third"])
+
+    def test_a_round_whose_messages_were_lost_is_asked_again(self) -> None:
+        self.group.read(1, "first")
+        self.group.collect()
+        self.group.network.clear()
+        self.group.run(HEARTBEAT_TICKS)
+        self.assertEqual(self.released(self.leader), ["first"])
 
     def test_reads_that_come_together_share_a_round(self) -> None:
         """6.4: a round may serve any number of reads that have accumulated."""
         for request in range(100):
             self.group.read(1, request)
         self.group.collect()
-        self.assertEqual(len(self.group.sent(Heartbeat)), 2)
+        self.assertEqual(len({message.round for message in self.group.sent(Heartbeat)}), 1)
         self.group.settle()
         self.assertEqual(self.released(self.leader), list(range(100)))
+
+    def test_no_more_are_asked_than_are_needed(self) -> None:
+        """Of five, the two that answered the last heartbeat first; who they are may be another two each time."""
+        group = Group(5)
+        leader = group.elect(1)
+        for quick in ([4, 2], [5, 3], [2, 5]):
+            group.tick(HEARTBEAT_TICKS, only=[1])
+            round = leader.core._leading.round if leader.core._leading else 0
+            group.network.clear()
+            for number in [*quick, *{2, 3, 4, 5} - set(quick)]:
+                group.deliver(said(HeartbeatReply, number, 1, term=1, round=round))
+            group.network.clear()
+            group.read(1, f"read {quick}")
+            group.collect()
+            self.assertEqual([message.to for message in group.sent(Heartbeat)], [member(number) for number in quick])
+            group.settle()
+            self.assertEqual(self.released(leader)[-1], f"read {quick}")
+
+    def test_reads_wait_for_the_next_heartbeat_when_one_that_is_asked_is_gone(self) -> None:
+        """Then all are asked again, and from then on another one for each read."""
+        group, leader = self.group, self.leader
+        group.tick(HEARTBEAT_TICKS, only=[1])
+        group.settle()
+        (asked,) = leader.core._leading._asked if leader.core._leading else ()
+        gone = without(asked.replica)
+        group.read(1, "first")
+        group.settle(gone)
+        self.assertEqual(self.released(leader), [])
+        group.run(HEARTBEAT_TICKS, gone)
+        self.assertEqual(self.released(leader), ["first"])
+        group.read(1, "second")
+        group.settle(gone)
+        self.assertEqual(self.released(leader), ["first", "second"])
 
     def test_ids_are_not_used_again(self) -> None:
         """Answers of an earlier leadership, or to an earlier round, must not be taken for this one's."""

@@ -204,15 +204,39 @@ class LeaderTest(SynchronousTestCase):
         self.assertTrue(leader.writing)
         self.assertEqual(len(group.sent(Append)), 2)
 
-    def test_entries_follow_each_other_without_waiting(self) -> None:
-        """Pipelining (10.2.1): once the logs are known to agree, an Append does not wait for the one before."""
+    def test_one_batch_is_on_its_way(self) -> None:
+        """What comes meanwhile costs one message and one commit together (10.2.2), the leader's own too."""
         group = Group(3)
         leader = group.elect(1)
+        sent = []
         for number in range(5):
             leader.core.propose(b"%d" % number)
             group.collect()
-        sent = group.sent(Append, to=2)
-        self.assertEqual([message.previous_index for message in sent], [1, 2, 3, 4, 5])
+        self.assertEqual(len(leader.writing.entries if leader.writing else ()), 1)
+
+        def note(message: Message) -> bool:
+            if isinstance(message, Append) and message.to == member(2):
+                sent.append((message.previous_index, len(message.entries)))
+            return True
+
+        group.settle(note)
+        self.assertEqual(sent, [(1, 1), (2, 4)])
+        self.assertEqual(leader.core.commit_index, 6)
+
+    def test_who_is_behind_does_not_wait_for_the_batch(self) -> None:
+        """The batch waits for one that answers; one that comes back gets what it lacks meanwhile, and commits it."""
+        group = Group(3)
+        leader = group.elect(1)
+        leader.core.propose(b"committed without 3")
+        group.settle(without(3))
+        leader.core.propose(b"sent")
+        group.collect()
+        group.network.clear()
+        group.write()
+        leader.core.propose(b"waits")
+        group.run(2 * HEARTBEAT_TICKS, without(2))
+        self.assertEqual(leader.core.commit_index, 4)
+        self.assertEqual(group[3].core.log.last_index, 4)
 
     def test_what_is_in_flight_is_bounded(self) -> None:
         """A slow peer costs the others nothing: at most a number of bytes is on its way to it."""

@@ -126,8 +126,8 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "storage/overlay.py",
         [
             (
-                "        for overlay in (self._filling, self._frozen):\n            if key in overlay:",
-                "        for overlay in (self._filling,):\n            if key in overlay:",
+                "        for overlay in (self._filling, self._frozen):\n            if key in overlay.values:",
+                "        for overlay in (self._filling,):\n            if key in overlay.values:",
             )
         ],
     ),
@@ -243,13 +243,15 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "server/replica.py",
         [
             (
-                "self._run_on_disk(lambda: self._storage.write(batch), lambda: self._written(batch, persist))",
+                "self._run_on_disk(\n"
+                "                    lambda: self._storage.write(batch),\n"
+                "                    lambda: self._written(batch, persist),\n",
                 "if persist is not None:\n"
                 "                    self.core.persisted(persist)\n"
                 "                    self._unwritten_bytes = 0\n"
                 "                self._run_on_disk(\n"
-                "                    lambda: self._storage.write(batch), lambda: self._written(batch, None)\n"
-                "                )",
+                "                    lambda: self._storage.write(batch),\n"
+                "                    lambda: self._written(batch, None),\n",
             )
         ],
     ),

@@ -165,12 +165,12 @@ class HangingDiskTest(SynchronousTestCase):
         run = scene.first.disk.run
         hung: list[Any] = []
 
-        def run_but_tables(work: Any, done: Any) -> None:
+        def run_but_tables(work: Any, done: Any, *, is_short: bool = False) -> None:
             core = scene.core(scene.first)
-            if hung or (core._persisting is None and core.log.taken_index == core.log.last_index):
+            if hung or (core._persisting is None and core.log.taken_index >= core._last_to_persist):
                 hung.append((work, done))
                 scene.first.disk.hang(LONG)
-            run(work, done)
+            run(work, done, is_short=is_short)
 
         scene.first.disk.run = run_but_tables  # type: ignore[method-assign]
         scene.load(50, 10, 380)

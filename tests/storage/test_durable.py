@@ -199,6 +199,7 @@ class FailureTest(StoreCase):
 
     def test_near_the_end_of_the_map_writes_are_refused(self) -> None:
         self.patch(durable, "MAP_BYTES", 120_000)
+        self.patch(durable, "LOOK_BYTES", 1)
         with self.assertRaisesRegex(StoreFull, "near the limit of 120,000"):
             for number in range(1, 20):
                 self.commit(entries=(entry(number, payload=b"x" * 4000),))

@@ -87,7 +87,7 @@ class Layers(RuleBasedStateMachine):
 
     @invariant()
     def its_size_is_what_it_holds(self) -> None:
-        held = self.applied._filling.items()
+        held = self.applied._filling.values.items()
         assert self.applied.waiting_bytes == sum(
             PAIR_OVERHEAD_BYTES + len(key) + len(value or b"") for key, value in held
         )

@@ -35,7 +35,14 @@ MUST_HAPPEN = (
     *("cluster: UnknownSession", "cluster: Vacate", "cluster: FillManager", "cluster: WrongPartition"),
     *("ended by itself", "stopped"),
     *("disk wiped", "disk replaced", "truncations", "snapshots sent", "snapshots installed", "retries"),
-    *("commits lost", "commits done, not told", "messages lost", "messages repeated", "sessions lost"),
+    *(
+        "commits lost",
+        "commits done, not told",
+        "commits at once",
+        "messages lost",
+        "messages repeated",
+        "sessions lost",
+    ),
     *("outcomes unknown", "cut off while it is streamed to", "Busy", "Interrupted", "NotLeader", "WrongPartition"),
 )
 """What a long run must have seen at least once: otherwise it has tested less than it says."""

@@ -1,5 +1,7 @@
 """The replicas of a simulated group, and what must hold of them after every step."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from madkv.errors import WrongPartition
@@ -112,15 +114,16 @@ class Machine:
         assert isinstance(machine, StateMachine)
         return list(self.pairs.pairs(b"", b"\xff" * 8)), _sessions_of(machine), machine.ownership, machine.time_ms
 
-    def _send(self, message: Message) -> None:
+    def _send(self, messages: Sequence[Message]) -> None:
         group = self.group
-        size = MESSAGE_BYTES
-        if isinstance(message, Append):
-            size += sum(entry.size_bytes for entry in message.entries)
-        elif isinstance(message, SnapshotPiece):
-            size += len(message.data)
-            group.world.counts["snapshot pieces"] += 1
-        group.network.send(self.number, message.to.replica, lambda: group.deliver(message), size)
+        for message in messages:
+            size = MESSAGE_BYTES
+            if isinstance(message, Append):
+                size += sum(entry.size_bytes for entry in message.entries)
+            elif isinstance(message, SnapshotPiece):
+                size += len(message.data)
+                group.world.counts["snapshot pieces"] += 1
+            group.network.send(self.number, message.to.replica, partial(group.deliver, message), size)
 
     def _failed(self, error: Exception) -> None:
         raise error

@@ -4,7 +4,7 @@ Only what touches the world is another: the reactor, the directory, the disk, an
 which are lost, repeated and overtaken here as no connection would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -169,7 +169,7 @@ class _Links:
     """As PeerLinks, over the group's network."""
 
     def __init__(self, node: Node) -> None:
-        self.send: Callable[[Message], None] = node._send
+        self.send: Callable[[Sequence[Message]], None] = node._send
 
     def start(self) -> None:
         """There is nothing to connect."""
@@ -187,9 +187,9 @@ class _Disk:
         self._node = node
         self._reactor = reactor
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
         """As Disk has it."""
-        self._node.disk.run(work, lambda result: self._reactor.run(done, result))
+        self._node.disk.run(work, lambda result: self._reactor.run(done, result), is_short=is_short)
 
     def close(self) -> None:
         """Nothing is held."""

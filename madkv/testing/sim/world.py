@@ -15,6 +15,8 @@ import attrs
 from madkv.server.disk import Done, Work, outcome_of
 
 TRACE_LINES_KEPT = 200_000
+AT_ONCE = 0.3
+"""The chance that a short piece of work is done before the disk's `run` returns."""
 
 
 class Planned:
@@ -166,7 +168,8 @@ class Network:
 
 
 class SimulatedDisk:
-    """Takes time for each piece of work. A crash in the middle leaves all of it on the disk, or nothing."""
+    """Takes time for each piece of work, but for some that is short. A crash in the middle leaves all of it on the
+    disk, or nothing."""
 
     is_immediate = False
 
@@ -177,10 +180,15 @@ class SimulatedDisk:
         self._hangs_until = 0.0
         self.delay_max = 0.004
 
-    def run(self, work: Work, done: Done) -> None:
-        """Do `work` some time later, and then `done`."""
+    def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
+        """Do `work` some time later, or now, and then `done`."""
         assert self._under_way is None, "one piece of work at a time"
-        delay = self._world.chance.uniform(0.0002, self.delay_max)
+        chance = self._world.chance
+        if is_short and self._world.now >= self._hangs_until and chance.random() < AT_ONCE:
+            self._world.counts["commits at once"] += 1
+            done(outcome_of(work))
+            return
+        delay = chance.uniform(0.0002, self.delay_max)
         self._under_way = work, done, self._world.later(delay, self._finish)
 
     def hang(self, seconds: float) -> None:
