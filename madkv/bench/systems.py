@@ -8,12 +8,15 @@ from pathlib import Path
 import attrs
 
 import madkv
+from madkv.bench.disk import sync_us
 from madkv.bench.peers import launch
 from madkv.bench.peers.launch import Deployment
 from madkv.testing.checkout import revision
 from madkv.testing.cluster import Cluster
+from madkv.testing.shape import Node
 
 RF = "madkv-rf"
+SLOWER = 50
 
 
 @attrs.frozen
@@ -43,11 +46,41 @@ class System:
 @contextmanager
 def _madkv(root: Path, partitions: int, rf: int, managers: int) -> Iterator[Deployment]:
     with Cluster.local(root, partitions=partitions, rf=rf, managers=managers) as cluster:
-        yield Deployment(
-            client=[sys.executable, "-m", "madkv.client", "--managers", cluster.address],
-            pipelined=["madkv", cluster.address],
-            pids=[pid for node in cluster.shape.nodes() if (pid := cluster.pid(node)) is not None],
-        )
+        yield _deployed(cluster)
+
+
+def _deployed(cluster: Cluster) -> Deployment:
+    return Deployment(
+        client=[sys.executable, "-m", "madkv.client", "--managers", cluster.address],
+        pipelined=["madkv", cluster.address],
+        pids=[pid for node in cluster.shape.nodes() if (pid := cluster.pid(node)) is not None],
+    )
+
+
+class _SlowDiskCluster(Cluster):
+    """The syncs of one of its servers take SLOWER times as long as they do on this disk."""
+
+    slow_node: Node
+    slow_us: int
+
+    def program(self, node: Node) -> list[str]:
+        python, *twistd = super().program(node)
+        if node != self.slow_node:
+            return [python, *twistd]
+        return [python, "-m", "madkv.bench.slowed", str(self.slow_us), *twistd]
+
+
+@contextmanager
+def _madkv_with_a_slow_disk(root: Path) -> Iterator[Deployment]:
+    cluster = _SlowDiskCluster.local(root, partitions=1, rf=3, managers=3)
+    cluster.slow_node = cluster.shape.nodes("s0")[-1]
+    cluster.slow_us = int((SLOWER - 1) * sync_us(root))
+    with cluster:
+        while cluster.leader("s0") == cluster.slow_node:  # it is to follow: asked to end, it hands over
+            cluster.terminate(cluster.slow_node)
+            cluster.start(cluster.slow_node)
+            cluster.wait_until_serving()
+        yield _deployed(cluster)
 
 
 def _of_madkv(rf: int, managers: int, partitions: int = 1) -> System:
@@ -72,6 +105,16 @@ SYSTEMS: tuple[System, ...] = (
     _of_madkv(3, 3),
     _of_madkv(1, 1),
     _of_madkv(3, 3, partitions=5),
+    System(
+        name=f"{RF}3-slow",
+        title=f"MadKV, rf 3, one follower's disk {SLOWER} times slower",
+        durability="LMDB, synced at each commit; on the disks of 2 of 3",
+        remarks=f"as rf 3; each commit of one follower takes longer by {SLOWER - 1} times what a sync takes here",
+        missing=lambda: None,
+        version=lambda: f"{madkv.__version__} ({revision()})",
+        start=lambda root, ordered: _madkv_with_a_slow_disk(root),
+        is_default=False,
+    ),
     System(
         name="etcd",
         title="etcd, grpcio clients",

@@ -7,7 +7,7 @@ applied since, what is being committed, and what the store holds. The middle one
 the store only when the commit is done, and which of the two a reader of the store sees is not known before.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
@@ -37,6 +37,10 @@ class _Overlay:
         """None for a key that was removed."""
         self.keys: list[bytes] = []
         """Of `values`, in order."""
+
+    def between(self, start: bytes, end: bytes) -> list[bytes]:
+        """The keys from `start` to `end`, both included."""
+        return self.keys[bisect_left(self.keys, start) : bisect_right(self.keys, end)]
 
 
 class AppliedPairs:
@@ -71,25 +75,36 @@ class AppliedPairs:
 
     def pairs(self, start: bytes, end: bytes) -> Generator[tuple[bytes, bytes], None, None]:
         """Pairs with start <= key <= end in key order; nothing may be applied while it is read."""
-        layers = [_Layer(overlay, start, end) for overlay in (self._filling, self._frozen)]
-        stored = self._store.pairs(start, end)
-        below = next(stored, None)
-        while True:
-            first = min((layer.key for layer in layers if layer.key is not None), default=None)
-            if below is not None and (first is None or below[0] < first):
-                yield below
-                below = next(stored, None)
-                continue
-            if first is None:
-                return
-            newest = next(layer for layer in layers if layer.key == first)
-            if newest.value is not None:
-                yield first, newest.value
-            for layer in layers:
-                if layer.key == first:
-                    layer.next()
-            if below is not None and below[0] == first:
-                below = next(stored, None)
+        keys = self._changed_between(start, end)
+        at, count = 0, len(keys)
+        for pair in self._store.pairs(start, end):
+            key = pair[0]
+            while at < count and keys[at] < key:
+                value = self._change(keys[at])
+                if value is not None:
+                    yield keys[at], value
+                at += 1
+            if at < count and keys[at] == key:
+                value = self._change(key)
+                if value is not None:
+                    yield key, value
+                at += 1
+            else:
+                yield pair
+        for key in keys[at:]:
+            value = self._change(key)
+            if value is not None:
+                yield key, value
+
+    def _changed_between(self, start: bytes, end: bytes) -> list[bytes]:
+        """The keys of both overlays from `start` to `end`, in order."""
+        newer, older = (overlay.between(start, end) for overlay in (self._filling, self._frozen))
+        return sorted({*newer, *older}) if newer and older else newer or older
+
+    def _change(self, key: bytes) -> bytes | None:
+        """The latest change of a key that was changed."""
+        newer = self._filling.values
+        return newer[key] if key in newer else self._frozen.values[key]
 
     def freeze(self) -> Table:
         """All changes since the last time, for a commit that begins now. One at a time."""
@@ -116,22 +131,3 @@ class AppliedPairs:
             insort(self._filling.keys, key)
         self.waiting_bytes += len(value or b"")
         values[key] = value
-
-
-class _Layer:
-    """A range of one overlay, from `start` to `end` inclusive, and how far it was read."""
-
-    def __init__(self, overlay: _Overlay, start: bytes, end: bytes) -> None:
-        self._overlay = overlay
-        self._end = end
-        self._at = bisect_left(overlay.keys, start) - 1
-        self.key: bytes | None = None
-        self.value: bytes | None = None
-        self.next()
-
-    def next(self) -> None:
-        """Go to the next key; None after the last."""
-        self._at += 1
-        keys = self._overlay.keys
-        self.key = keys[self._at] if self._at < len(keys) and keys[self._at] <= self._end else None
-        self.value = None if self.key is None else self._overlay.values[self.key]

@@ -135,10 +135,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "overlay being committed skipped in scans",
         "storage/overlay.py",
         [
-            (
-                "layers = [_Layer(overlay, start, end) for overlay in (self._filling, self._frozen)]",
-                "layers = [_Layer(overlay, start, end) for overlay in (self._filling,)]",
-            )
+            ("return sorted({*newer, *older}) if newer and older else newer or older", "return newer"),
         ],
     ),
     (

@@ -209,7 +209,7 @@ MUTATIONS: list[Mistake] = [
     (
         "the overlay being committed skipped by Scan",
         "overlay.py",
-        [("for overlay in (self._filling, self._frozen)]", "for overlay in (self._filling,)]")],
+        [("return sorted({*newer, *older}) if newer and older else newer or older", "return newer")],
     ),
     (
         "the overlay being committed read before the newer one",
