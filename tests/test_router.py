@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.client.router import MANAGERS, Router, Tries
+from madkv.client.router import MANAGERS, Router, Tries, pace_of
 from madkv.client.scan import Piece
 from madkv.errors import Busy, Interrupted, InvalidArgument, MadKVError, NotLeader, ProtocolError, Rejected
 from madkv.limits import (
@@ -198,6 +198,17 @@ class TriesTests(SynchronousTestCase):
         for count in range(3):
             self.assertEqual(tries.choose(), 0)
             self.assertEqual(tries.failed(OSError()), RETRY_SECONDS_MIN * 2**count)
+
+    def test_clients_wait_at_paces_of_their_own(self) -> None:
+        """Those that lost the same server at the same moment do not all come back together."""
+        waits = set()
+        for first in range(256):
+            router = Router("s:1", None)
+            router.pace = pace_of(bytes([first]) * 16)
+            tries = Tries(router, 0)
+            tries.choose()
+            waits.add(tries.failed(OSError()))
+        self.assertEqual((min(waits), max(waits), len(waits)), (RETRY_SECONDS_MIN / 2, RETRY_SECONDS_MIN, 256))
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0, 8)), st.booleans())))
     def test_whatever_they_say_all_are_asked_between_two_waits(self, said: list[tuple[int, int | None, bool]]) -> None:

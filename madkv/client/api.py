@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from madkv.addresses import Address
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.client.links import Link, Shared
-from madkv.client.router import MANAGERS, Router, Tries
+from madkv.client.router import MANAGERS, Router, Tries, pace_of
 from madkv.client.scan import Piece
 from madkv.client.session import Call, Session
 from madkv.errors import (
@@ -73,6 +73,7 @@ class Client:
         self._reactor = reactor
         self._router = Router(server, managers)
         self._client_id = os.urandom(CLIENT_ID_BYTES)
+        self._router.pace = pace_of(self._client_id)
         self._partitions: dict[int, _Partition] = {}
         self._links: dict[tuple[int, Address], Link] = {}
         self._learning = Shared(self._learn_map)

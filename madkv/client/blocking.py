@@ -15,7 +15,7 @@ from types import TracebackType
 from madkv.addresses import Address
 from madkv.arguments import check_key, check_scan, check_value
 from madkv.client.connection import Connection
-from madkv.client.router import MANAGERS, Router, Tries
+from madkv.client.router import MANAGERS, Router, Tries, pace_of
 from madkv.client.scan import Piece
 from madkv.client.session import Session
 from madkv.errors import (
@@ -61,6 +61,7 @@ class BlockingClient:
     ) -> None:
         self._router = Router(server, managers)
         self._client_id = os.urandom(CLIENT_ID_BYTES)
+        self._router.pace = pace_of(self._client_id)
         self._sessions: dict[int, Session] = {}  # by partition
         self._connections: dict[Address, Connection] = {}
         self._notice = notice

@@ -39,6 +39,8 @@ class Router:
         self.is_single = managers is None
         self.map: PartitionMap | None = None
         """None until the managers have told."""
+        self.pace = 1.0
+        """What its waits are multiplied by: see `pace_of`."""
         self._epoch_needed = 0
         self._managers: list[Address] = []
         self._next: dict[int, int] = {}  # by group: which replica a call asks first
@@ -164,6 +166,12 @@ class Router:
         return boot
 
 
+def pace_of(client_id: bytes) -> float:
+    """From 0.5 to 1. Clients that lost the same servers at the same moment would all come back at the same moments,
+    together and up to a second late."""
+    return 0.5 + client_id[0] / 510
+
+
 class Backoff:
     """Waits that double from RETRY_SECONDS_MIN to RETRY_SECONDS_MAX, for one call's retries."""
 
@@ -227,7 +235,8 @@ class Tries:
         if self._backoff is None:
             self._backoff = Backoff()
         is_answered, self._is_answered = self._is_answered, False
-        return self._backoff.next_seconds(ELECTION_RETRY_SECONDS_MAX if is_answered else RETRY_SECONDS_MAX)
+        seconds = self._backoff.next_seconds(ELECTION_RETRY_SECONDS_MAX if is_answered else RETRY_SECONDS_MAX)
+        return seconds * self._router.pace
 
     def whom(self) -> str:
         """Whom the call waits for."""

@@ -8,6 +8,7 @@ from twisted.python.failure import Failure
 
 from madkv.addresses import Address
 from madkv.client.api import Client
+from madkv.client.router import pace_of
 from madkv.errors import OutcomeUnknown
 from madkv.testing.history import Kind, Operation
 from madkv.testing.sim.reactor import Internet, Reactor
@@ -57,6 +58,7 @@ class ClientHost:
         self.reactor = Reactor(self._internet, self.host, self._clock, lambda: None)
         self.client = Client(self.reactor, managers=self._managers)
         self.client._client_id = b"%08d%08d" % (self._number, self._lives)
+        self.client._router.pace = pace_of(bytes([40 * self._number % 256]))
         self.graves.append(self.client)
 
     def kill(self) -> None:
