@@ -4,9 +4,9 @@ from typing import Any
 
 import attrs
 
-from madkv.operations import OpenSession, Write, WriteKind
+from madkv.operations import OpenSession, Write, WriteKind, encode
 from madkv.raft.bounds import Bounds
-from madkv.raft.messages import Append, SnapshotPiece, SnapshotReply
+from madkv.raft.messages import Append, AppendReply, Entry, EntryKind, SnapshotPiece, SnapshotReply
 from madkv.storage.batch import Batch
 from tests.stepped import ELECTION_TICKS_MAX, Group, Machine, ReplicaTestCase, put
 
@@ -187,6 +187,70 @@ class DiskTest(ReplicaTestCase):
         meta, log = machine.platter.meta, machine.platter.log
         assert meta is not None
         self.assertLessEqual(meta.applied_index, meta.snapshot_index + len(log))
+
+
+class ShortWorkTest(ReplicaTestCase):
+    """A follower's commits of its log alone, which its reactor may do by itself."""
+
+    def test_which_work_is_short(self) -> None:
+        """A leader takes in the next batch meanwhile; applied data takes long, whoever writes it."""
+        group = self.make(3, flush_entries=4)
+        leader, follower = group.elect(0), group.machines[1]
+        group.tick(2)
+        leader.disk.short.clear()
+        follower.disk.short.clear()
+        for number in range(12):
+            leader.propose(put(b"k%d" % number, b"v"))
+            group.settle()
+        self.assertNotIn(True, leader.disk.short)
+        self.assertGreater(len(follower.stored), 4)
+        self.assertEqual({True, False}, set(follower.disk.short))
+        self.assertGreater(follower.disk.short.count(True), follower.disk.short.count(False))
+
+    def test_the_leader_is_answered_before_anything_is_applied(self) -> None:
+        """It waits for that commit, and nobody for what is applied here."""
+        group = self.make(3)
+        leader, follower = group.elect(0), group.machines[1]
+        follower.disk.does_short_work_at_once = True
+        leader.propose(put(b"k", b"1"))
+        group.settle()
+        happened: list[str] = []
+        send, apply = follower.replica._send, follower.replica.state_machine.apply
+
+        def noted_send(messages: Any) -> None:
+            happened.extend("answered" for message in messages if isinstance(message, AppendReply))
+            send(messages)
+
+        def noted_apply(*arguments: Any) -> Any:
+            happened.append("applied")
+            return apply(*arguments)
+
+        follower.replica._send = noted_send
+        follower.replica.state_machine.apply = noted_apply  # type: ignore[method-assign]
+        leader.propose(put(b"k", b"2"))  # its Append says that the one before is committed
+        group.settle()
+        self.assertEqual(happened[:2], ["answered", "applied"])
+
+    def test_nothing_is_applied_or_told_after_it_failed(self) -> None:
+        """A replica that cannot go on answers nobody, also within the turn in which that came out."""
+        group = self.make(3)
+        leader, follower = group.elect(0), group.machines[1]
+        follower.disk.does_short_work_at_once = True
+        leader.propose(put(b"k", b"1"))
+        group.settle()
+        group.tick(2)
+        applied = follower.replica.state_machine.last_applied
+        core, log = leader.replica.core, follower.replica.core.log
+        follower.storage.is_full = True
+        entry = Entry(log.last_index + 1, core.term, EntryKind.OPERATION, encode(1, put(b"k", b"2")))
+        told: list[Any] = []
+        follower.replica.receive(
+            Append(core.member, follower.member, core.term, log.last_index, log.last_term, (entry,), entry.index)
+        )
+        follower.replica.read(b"k", told.append)
+        group.clock.advance(0)
+        self.assertEqual(len(follower.failures), 1)
+        self.assertEqual((follower.replica.state_machine.last_applied, told), (applied, []))
 
 
 class SnapshotTest(ReplicaTestCase):

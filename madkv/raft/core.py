@@ -7,8 +7,8 @@ carries counts only once `persisted` was called for it.
 
 How the rules of Figure 2 about persistence are kept: a message that depends on what is not on disk yet (every vote,
 every acknowledgement, everything while a new term or vote is unsaved) is held back and leaves with the first `ready`
-after the persist that covers it. A leader's entries leave at once (dissertation, section 10.2.1): it counts itself only
-when its own persist is done.
+after the persist that covers it. A leader's entries leave before its own persist of them is done (dissertation, section
+10.2.1): it counts itself only then.
 
 The shape: the term is looked at once, in `step`; then there is one function for each kind of message, which starts with
 what makes it refuse. Roles change only in the `_become_` functions. What every role reads is in state.py; what a leader
@@ -179,7 +179,6 @@ class RaftCore(ReplicaState):
             self._leading.tick()
         elif self.elapsed >= self._timeout:
             self.elapsed = 0
-            self._timeout = self._draw_timeout()
             self.campaign()
 
     def disk_moved(self) -> None:

@@ -94,6 +94,8 @@ class Leadership:
             for to, progress in self.progress.items():
                 if self._is_active(progress):
                     self._ask_again(to, progress)
+            if self.rounds:
+                self._asked = [*self.progress]  # One that was asked is gone, or slow.
             self.round += 1
             self._round_of_all = self.round
             self._quick = []
@@ -229,18 +231,21 @@ class Leadership:
         progress.refused(message.previous_index, index + 1)
 
     def step_heartbeat_reply(self, message: HeartbeatReply) -> bool:
-        """A peer still takes this for its leader, as of that round; whether that released reads."""
+        """A peer still takes this for its leader, as of that round; whether there is something to do for it."""
+        known = self.progress.get(message.sender)
+        was_active = known is not None and self._is_active(known)
         progress = self.heard(message.sender)
         if progress is None:
             return False
         if message.round == self._round_of_all:
             self._note_quick(message.sender)
-        if message.round <= progress.acked_round:
-            return False
-        progress.acked_round = message.round
-        waiting = len(self.rounds)
-        self._release_rounds()
-        return len(self.rounds) < waiting
+        if message.round > progress.acked_round:
+            progress.acked_round = message.round
+            waiting = len(self.rounds)
+            self._release_rounds()
+            if len(self.rounds) < waiting:
+                return True
+        return not was_active  # It may need the snapshot.
 
     def count_acknowledgements(self) -> None:
         """Commit what a majority has on disk, if it is of this term (section 5.4.2, and Figure 8 for why)."""
@@ -264,7 +269,8 @@ class Leadership:
         """
         bounds, order = self._state.bounds, [*self.progress.items()]
         self._entries_left, self._bytes_left = bounds.turn_entries, bounds.turn_bytes
-        if self._state.commit_index >= self.batch_end:
+        # Nothing is proposed while the leadership is handed over, and whoever takes it needs all there is.
+        if self._state.commit_index >= self.batch_end or self._transfer_to is not None:
             self.batch_end = self._state.log.last_index
         if self.has_more_to_send:
             self.has_more_to_send = False

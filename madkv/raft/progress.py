@@ -12,7 +12,7 @@ class Flow(Enum):
     PROBE = auto()
     """One message at a time, until one is accepted and it is known where the logs agree."""
     REPLICATE = auto()
-    """Message after message without waiting, up to a number of bytes in flight."""
+    """Message after message without waiting, up to the end of the batch and a number of bytes in flight."""
     SNAPSHOT = auto()
     """What it needs is compacted away: it gets the snapshot first, and no entries meanwhile."""
 

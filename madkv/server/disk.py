@@ -50,18 +50,20 @@ class InlineDisk:
         """Nothing is under way."""
 
 
-QUICK_SECONDS = 0.02
-"""Short work that took longer shows that the disk is not well."""
-CAREFUL_WORKS = 256
-"""So many pieces of short work have to be quick after that before the reactor does one by itself again."""
+QUICK_SECONDS = 0.002
+"""What short work may take on average, the latest dozen or so, for the reactor to do it by itself."""
+STALL_SECONDS = 0.1
+CAREFUL_WORKS = 10_000
+"""After a piece of work that took so long, so many follow on the thread whatever they take."""
+_WEIGHT = 1 / 16
 
 
 class DiskThread:
     """One thread for a store's blocking calls, so that the reactor's timers never wait long for a disk.
 
-    Short work is done by the reactor itself as long as the disk is well. To hand it over would cost two switches of
-    threads, which moreover take turns at the interpreter: about as much as a small commit. A disk that begins to hang
-    stops the whole process once, as if it were stopped by a signal; then all work is done on the thread.
+    Short work is done by the reactor itself as long as the disk is quick. To hand it over would cost two switches of
+    threads, which moreover take turns at the interpreter: about as much as a small commit. A disk that stalls stops the
+    whole process, as if it were stopped by a signal, and not again for long: from then on all work is the thread's.
     """
 
     is_immediate = False
@@ -69,6 +71,7 @@ class DiskThread:
     def __init__(self, call_from_thread: Callable[..., None]) -> None:
         """`call_from_thread(function, *arguments)` has the reactor call a function on its thread."""
         self._call_from_thread = call_from_thread
+        self._average_seconds = 0.0
         self._careful_left = 0
         self._work: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="madkv-disk", daemon=True)
@@ -76,7 +79,7 @@ class DiskThread:
 
     def run(self, work: Work, done: Done, *, is_short: bool = False) -> None:
         """Do it now, or hand it to the thread."""
-        if is_short and not self._careful_left:
+        if is_short and not self._careful_left and self._average_seconds < QUICK_SECONDS:
             done(self._watched(work))
         else:
             self._work.put((partial(self._watched, work) if is_short else work, done))
@@ -87,10 +90,12 @@ class DiskThread:
         self._thread.join()
 
     def _watched(self, work: Work) -> Any:
-        """Do short work, and see how long it takes."""
+        """Do short work, and see how long it takes. On either thread, but never on both at once."""
         began = time.monotonic()
         result = outcome_of(work)
-        if time.monotonic() - began > QUICK_SECONDS:
+        took = time.monotonic() - began
+        self._average_seconds += (took - self._average_seconds) * _WEIGHT
+        if took > STALL_SECONDS:
             self._careful_left = CAREFUL_WORKS
         elif self._careful_left:
             self._careful_left -= 1

@@ -105,6 +105,7 @@ class Replica:
         self._leader_seen: tuple[int, Member | None] = 0, None
         self._streams = SnapshotStreams(self.core, lambda: storage.open_snapshot(self._tuning.piece_bytes), send)
         self._is_running = False
+        self._has_failed = False
         self._ticker: IDelayedCall | None = None
         # Turns.
         self._turn_call: IDelayedCall | None = None
@@ -278,6 +279,7 @@ class Replica:
 
     def _fail(self, error: Exception) -> None:
         if self._is_running:
+            self._has_failed = True
             self.halt()
             self._failed(error)
 
@@ -299,6 +301,8 @@ class Replica:
             self._released += ready.reads
         if ready.persist is not None or self._is_flush_due or self._arriving.waiting is not None:
             self._use_disk(ready.persist)
+            if self._has_failed:
+                return  # Done by the reactor, the work has failed already: nobody may be told anything.
             if ready.persist is not None and not self._is_disk_busy and self._is_running:
                 # It is done already: the leader waits for that, and nobody for what is applied here.
                 self._send_what_waited()

@@ -84,4 +84,7 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     rooms = {line.split("|")[1].strip() for line in said.splitlines() if line.startswith("| ")}
     assert {"storage", "raft", "wire", "reactor", "**all**"} <= rooms
     assert "disk: in a commit" in said
+    assert all(
+        "main: waits for sockets" in line for line in said.splitlines() if line.startswith(("* leader", "* foll"))
+    )
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == "[]"

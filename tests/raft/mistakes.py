@@ -262,6 +262,36 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "a hand-over waits for the batch",
+        "leadership.py",
+        [
+            (
+                "if self._state.commit_index >= self.batch_end or self._transfer_to is not None:",
+                "if self._state.commit_index >= self.batch_end:",
+            ),
+        ],
+    ),
+    (
+        "who has asked for PreVotes follows with a short time-out",
+        "core.py",
+        [
+            (
+                "        self._timeout = self._draw_timeout()\n        self._votes.clear()\n",
+                "        self._votes.clear()\n",
+            ),
+        ],
+    ),
+    (
+        "who has asked for PreVotes stands with a short time-out",
+        "core.py",
+        [
+            (
+                "        self._timeout = self._draw_timeout()\n        self.set_hard_state(",
+                "        self.set_hard_state(",
+            ),
+        ],
+    ),
+    (
         "fewer voters commit nothing by themselves",
         "leadership.py",
         [

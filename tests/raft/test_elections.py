@@ -151,6 +151,29 @@ class ElectionsTest(SynchronousTestCase):
         self.assertEqual(waits, set(range(ASK_AGAIN_TICKS, 2 * ASK_AGAIN_TICKS)))
         self.assertEqual(group[1].core.term, 0)
 
+    def test_whoever_has_asked_waits_as_long_as_others_for_a_leader_that_came(self) -> None:
+        waits = set()
+        for seed in range(100):
+            group = Group(3, draw=Random(seed).randrange)
+            self._ticks_until_it_asks(group)
+            group.deliver(heartbeat(2, 1, 1))
+            group.write()
+            self.assertIs(group[1].core.role, Role.FOLLOWER)
+            waits.add(self._ticks_until_it_asks(group))
+        self.assertEqual(waits, set(range(ELECTION_TICKS, 2 * ELECTION_TICKS)))
+
+    def test_a_candidate_waits_as_long_as_that_for_votes(self) -> None:
+        """Each of its elections costs everybody a term and a commit."""
+        waits = set()
+        for seed in range(100):
+            group = Group(3, draw=Random(seed).randrange)
+            self._ticks_until_it_asks(group)
+            group.deliver(said(PreVoteReply, 2, 1, term=0, campaign_term=1, granted=True))
+            group.write()
+            self.assertIs(group[1].core.role, Role.CANDIDATE)
+            waits.add(self._ticks_until_it_asks(group))
+        self.assertEqual(waits, set(range(ELECTION_TICKS, 2 * ELECTION_TICKS)))
+
     def _ticks_until_it_asks(self, group: Group) -> int:
         for ticks in range(1, 3 * ELECTION_TICKS):
             group[1].tick()

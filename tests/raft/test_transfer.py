@@ -35,6 +35,22 @@ class TransferTest(SynchronousTestCase):
         self.assertEqual(self.group.leader.core.member, member(2))
         self.assertEqual(self.group[2].payloads, [b"value"])
 
+    def test_what_waits_for_the_next_batch_does_not_wait_any_more(self) -> None:
+        """1's disk hangs, and 3 is not there to commit the batch with 2: 2 must get all the same what follows it."""
+        hung = self.leader
+        hung.core.propose(b"the batch")
+        self.group.collect()
+        hung.core.propose(b"what follows")
+        self.assertTrue(hung.core.transfer_leadership(member(2)))
+        for _ in range(4):  # entries, answer, TimeoutNow, and what it leads to
+            self.group.collect()
+            batch, self.group.network = self.group.network, []
+            for message in batch:
+                if message.to != member(3):
+                    self.group.deliver(message)
+            self.group[2].write()
+        self.assertEqual((self.group[2].core.role, self.group[2].core.term), (Role.CANDIDATE, 2))
+
     def test_no_proposals_meanwhile(self) -> None:
         """3.10: the leader takes no new requests, or the target would never have all of its log."""
         self.leader.core.transfer_leadership(member(2))
