@@ -7,7 +7,7 @@ MIB = 1024 * 1024
 ELECTION_TICKS = 10
 """The shortest election time-out; each one is drawn from this to twice this, less one."""
 ASK_AGAIN_TICKS = ELECTION_TICKS // 2
-"""The same for one that has asked for PreVotes and did not get enough: drawn from this to twice this, less one."""
+"""The same for one that has asked for PreVotes and did not get enough, or stands beside others."""
 HEARTBEAT_TICKS = 2
 STALLED_TICKS = 2 * ELECTION_TICKS
 """A disk that has had something to do and done nothing for so long hangs: its replica should not lead."""

@@ -188,6 +188,9 @@ class RaftCore(ReplicaState):
     def _draw_timeout(self) -> int:
         return ELECTION_TICKS + self._draw(ELECTION_TICKS)
 
+    def _draw_short_timeout(self) -> int:
+        return ASK_AGAIN_TICKS + self._draw(ASK_AGAIN_TICKS)
+
     # --- What a leader does on request ------------------------------------------------------------------------------
 
     def propose(self, payload: bytes) -> int | None:
@@ -329,7 +332,7 @@ class RaftCore(ReplicaState):
         self.leader = None
         # Nobody's vote is spent on a PreVote, so that it may be repeated soon: when all of a group were down, those who
         # are up first ask too early.
-        self._timeout = ASK_AGAIN_TICKS + self._draw(ASK_AGAIN_TICKS)
+        self._timeout = self._draw_short_timeout()
         self._votes = {self.member: True}
         if self.configuration.is_quorum(self._votes):
             self._become_candidate(transfer=False)
@@ -422,6 +425,9 @@ class RaftCore(ReplicaState):
         if self.role is not Role.CANDIDATE:
             return
         self._votes[message.sender] = message.granted
+        if not message.granted:
+            # Others stand too: if nobody wins, nobody is to wait for long before the next PreVote.
+            self._timeout = min(self._timeout, self.elapsed + self._draw_short_timeout())
         if self.configuration.is_quorum(member for member, granted in self._votes.items() if granted):
             self._become_leader()
 

@@ -272,6 +272,13 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "a split vote is waited out",
+        "core.py",
+        [
+            ("        if not message.granted:\n", "        if False:\n"),
+        ],
+    ),
+    (
         "who has asked for PreVotes follows with a short time-out",
         "core.py",
         [

@@ -174,6 +174,19 @@ class ElectionsTest(SynchronousTestCase):
             waits.add(self._ticks_until_it_asks(group))
         self.assertEqual(waits, set(range(ELECTION_TICKS, 2 * ELECTION_TICKS)))
 
+    def test_after_a_split_vote_it_asks_again_soon(self) -> None:
+        """2 of three stands as well, and 3 is down: nobody can win, and each knows that somebody else stands."""
+        waits = set()
+        for seed in range(100):
+            group = Group(3, draw=Random(seed).randrange)
+            self._ticks_until_it_asks(group)
+            group.deliver(said(PreVoteReply, 2, 1, term=0, campaign_term=1, granted=True))
+            group.write()
+            group.deliver(said(VoteReply, 2, 1, term=1, granted=False))
+            self.assertIs(group[1].core.role, Role.CANDIDATE)
+            waits.add(self._ticks_until_it_asks(group))
+        self.assertEqual(waits, set(range(ASK_AGAIN_TICKS, 2 * ASK_AGAIN_TICKS)))
+
     def _ticks_until_it_asks(self, group: Group) -> int:
         for ticks in range(1, 3 * ELECTION_TICKS):
             group[1].tick()
