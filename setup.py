@@ -44,6 +44,7 @@ setup(
         "madkv.bench.peers",
         "madkv.client",
         "madkv.manager",
+        "madkv.operate",
         "madkv.raft",
         "madkv.server",
         "madkv.storage",

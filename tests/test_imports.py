@@ -59,7 +59,10 @@ ROOMS = {
         ("attr", "attrs", "twisted", "zope"),
     ),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
-    "madkv.cli": Room((*PURE, "madkv.client.", "madkv.wire.")),
+    "madkv.operate.": Room(
+        (*PURE, "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs")
+    ),
+    "madkv.cli": Room((*PURE, "madkv.client.", "madkv.operate.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),
     "madkv.bench.peers.": Room(
         ("madkv.",),

@@ -11,6 +11,8 @@ Everything that does not fit is refused with one clear line, before anything is 
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -41,6 +43,18 @@ class Identity:
         """As it stands in the file."""
         facts = {"layout": LAYOUT_VERSION, "cluster": self.cluster, "node": self.node, "disk": self.disk.hex()}
         return json.dumps(facts, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Identity":
+        """The inverse of `to_json`. Raises ValueError, and WrongDirectory for that of another layout."""
+        try:
+            facts = json.loads(text)
+            layout = int(facts["layout"])
+            if layout == LAYOUT_VERSION:
+                return cls(str(facts["cluster"]), str(facts["node"]), bytes.fromhex(facts["disk"]))
+        except (OverflowError, KeyError, TypeError):
+            raise ValueError("not an identity") from None
+        raise WrongDirectory(f"layout {layout}; this version of MadKV knows layout {LAYOUT_VERSION}")
 
 
 class Directory:
@@ -122,7 +136,7 @@ class Directory:
         for name in names - {CREATING_FILE}:
             (self.path / name).unlink()
         self.is_new = True
-        disk = _whole_disk_id(creating.read_text(errors="replace"))
+        disk = whole_disk_id(creating.read_text(errors="replace"))
         if disk is None:
             disk = new_disk
             with open(creating, "w") as file:
@@ -133,18 +147,40 @@ class Directory:
 
     def _read_identity(self) -> Identity:
         try:
-            facts = json.loads((self.path / IDENTITY_FILE).read_text())
-            layout = int(facts["layout"])
-            if layout != LAYOUT_VERSION:
-                raise WrongDirectory(
-                    f"{self.path} has layout {layout}; this version of MadKV knows layout {LAYOUT_VERSION}"
-                )
-            return Identity(str(facts["cluster"]), str(facts["node"]), bytes.fromhex(facts["disk"]))
-        except (OSError, ValueError, OverflowError, KeyError, TypeError):
+            return Identity.from_json((self.path / IDENTITY_FILE).read_text())
+        except WrongDirectory as error:
+            raise WrongDirectory(f"{self.path} has {error}") from None
+        except (OSError, ValueError):
             raise WrongDirectory(f"{self.path / IDENTITY_FILE} cannot be read: the directory is damaged") from None
 
 
-def _whole_disk_id(text: str) -> bytes | None:
+@contextmanager
+def held_for_reading(path: Path) -> Iterator[None]:
+    """Have no process change what is in `path` meanwhile, and change nothing: no file is made.
+
+    Others may read it at the same time; a node that is started on it is told that it is in use. Raises WrongDirectory
+    when a process has it open, or it cannot be read.
+    """
+    try:
+        lock = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield  # whoever opens a directory makes the file first
+        return
+    except OSError as error:
+        raise WrongDirectory(f"cannot read the directory {path}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongDirectory(f"the directory {path} is in use by another process; stop its node first") from None
+        except OSError as error:
+            raise WrongDirectory(f"cannot lock the directory {path}: {error.strerror}") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def whole_disk_id(text: str) -> bytes | None:
     """The disk id in CREATING; None when nothing, or not all of it, was written."""
     try:
         disk = bytes.fromhex(text)

@@ -62,10 +62,9 @@ READERS_BYTES = 8192
 REMOVED_ENTRIES_MAX = 512
 """Entries that were cut off and leave the table with one commit, or twice as many as come if that is more: a long log
 goes over several commits, so that none takes long, and yet the table does not grow."""
-_META_TABLE = b"meta"
-_HARD_STATE = b"hard_state"
-_META = b"meta"
-_IDENTITY = b"identity"
+TABLES = (b"meta", b"log.0", b"log.1", b"pairs.0", b"sessions.0", b"pairs.1", b"sessions.1")
+HARD_STATE_KEY, META_KEY, IDENTITY_KEY = b"hard_state", b"meta", b"identity"
+"""The records in the table `meta`."""
 
 
 class StoreFull(MadKVError):
@@ -113,14 +112,14 @@ class DurableStorage(StoredState):
             if directory.is_new:
                 with self._commit() as txn:
                     self._put_meta(txn, Meta(configuration=configuration, applied_configuration=configuration))
-                    txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(HardState())), db=self._meta_table)
-                    txn.put(_IDENTITY, seal(_IDENTITY, self._identity()), db=self._meta_table)
+                    txn.put(HARD_STATE_KEY, seal(HARD_STATE_KEY, encode_hard_state(HardState())), db=self._meta_table)
+                    txn.put(IDENTITY_KEY, seal(IDENTITY_KEY, self._identity()), db=self._meta_table)
                 directory.made()
             with self._env.begin() as txn:
-                if self._sealed(txn, _IDENTITY) != self._identity():
+                if self._sealed(txn, IDENTITY_KEY) != self._identity():
                     raise Damaged(f"{self._path} is not this directory's: it was made together with another IDENTITY")
-                self._meta = decode_meta(self._sealed(txn, _META))
-                hard_state = decode_hard_state(self._sealed(txn, _HARD_STATE))
+                self._meta = decode_meta(self._sealed(txn, META_KEY))
+                hard_state = decode_hard_state(self._sealed(txn, HARD_STATE_KEY))
                 index, self._first_stored = self._read_log(txn)
             super().__init__(hard_state, self._meta, index)
             self._drop_other_generation()
@@ -225,7 +224,7 @@ class DurableStorage(StoredState):
         first_kept = min(self.snapshot_index + 1, self._first_stored + removed_max)
         with self._commit(_growth_max(batch, first_kept - self._first_stored)) as txn:
             if batch.hard_state is not None:
-                txn.put(_HARD_STATE, seal(_HARD_STATE, encode_hard_state(batch.hard_state)), db=self._meta_table)
+                txn.put(HARD_STATE_KEY, seal(HARD_STATE_KEY, encode_hard_state(batch.hard_state)), db=self._meta_table)
             self._remove_cut_off(txn, first_kept)
             self._replace_entries(txn, batch.entries)
             self._change(txn, self._pairs_table, batch.pairs)
@@ -371,9 +370,8 @@ class DurableStorage(StoredState):
 
     def _open_tables(self) -> None:
         """All of them now: opening one is a transaction, which the reactor's thread must not wait for."""
-        names = [_META_TABLE, b"log.0", b"log.1", b"pairs.0", b"sessions.0", b"pairs.1", b"sessions.1"]
         try:
-            tables = [self._env.open_db(name, create=self._directory.is_new) for name in names]
+            tables = [self._env.open_db(name, create=self._directory.is_new) for name in TABLES]
         except lmdb.NotFoundError:
             raise Damaged(f"{self._path} does not have MadKV's tables: it is not MadKV's") from None
         self._meta_table, *logs, pairs_0, sessions_0, pairs_1, sessions_1 = tables
@@ -411,7 +409,7 @@ class DurableStorage(StoredState):
         return self._unseal(key, record)
 
     def _put_meta(self, txn: Any, meta: Meta) -> None:
-        txn.put(_META, seal(_META, encode_meta(meta)), db=self._meta_table)
+        txn.put(META_KEY, seal(META_KEY, encode_meta(meta)), db=self._meta_table)
 
     def _drop_other_generation(self) -> None:
         """Empty what is not in force: tables that were replaced, or a snapshot that never came to its end."""
@@ -489,7 +487,7 @@ class _Source:
     def __init__(self, storage: DurableStorage) -> None:
         self._storage = storage
         self._txn: Any = storage._env.begin()
-        meta = decode_meta(storage._sealed(self._txn, _META))
+        meta = decode_meta(storage._sealed(self._txn, META_KEY))
         self._tables = storage._state_tables[meta.generation]
         term = meta.snapshot_term
         if meta.applied_index > meta.snapshot_index:

@@ -4,7 +4,10 @@
 
 Half of them hit LMDB's own structure, which has no checksums. Prints how often each of these came of it: `same`
 (nothing that is read had that bit), `refused` (one clear line), `signal` (LMDB trusted a page, and that ended the
-process), `different` (other data, and no word of it), `error` (anything else). Exit status 1 for the last two.
+process), `unwritable` (a commit of the start failed: LMDB's list of free pages, or what it throws away, had that
+bit), `different` (other data, and no word of it), `error` (anything else). `madkv check` looks at each as well:
+`found` counts what it called damaged, `missed` what it called sound although it was neither `same` nor `unwritable`.
+Exit status 1 when there are any `different`, `error` or `missed`.
 """
 
 import os
@@ -16,7 +19,10 @@ from pathlib import Path
 from random import Random
 
 from madkv.errors import MadKVError
+from madkv.operate.check import look
+from madkv.raft.messages import HardState
 from madkv.storage import durable
+from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
 from tests.storage.recording import PAGE_BYTES, write_image
 from tests.storage.workload import Facts, Workload, facts, take
@@ -24,7 +30,8 @@ from tests.storage.writer import FILE_AHEAD_BYTES, open_store
 
 STEPS = 150
 PAGE_HEAD_BYTES = 48
-OUTCOMES = ("same", "refused", "different", "error")
+BEYOND_ALL_TERMS = 1000
+OUTCOMES = ("same", "refused", "unwritable", "different", "error")
 
 
 def make(path: Path) -> Facts:
@@ -34,6 +41,7 @@ def make(path: Path) -> Facts:
         step = workload.next()
         take(store, step)
         workload.taken(step)
+    take(store, Batch(hard_state=HardState(BEYOND_ALL_TERMS)))  # a replica's term is never behind its log
     found = facts(store)
     store.close()
     return found
@@ -49,6 +57,8 @@ def outcome(path: Path, expected: Facts) -> str:
             for _ in store.open_snapshot()._records:
                 pass
             result = "same" if facts(store) == expected else "different"
+        except durable.StoreFailed:
+            result = "unwritable"
         except MadKVError as error:
             result = "refused" if "\n" not in str(error) else "error"
         finally:
@@ -64,6 +74,7 @@ def main(flips: int, seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix="madkv-flips-") as name:
         path, copy = Path(name, "store"), Path(name, "copy")
         expected = make(path)
+        assert not look(path, lambda table, done, total: None).damage
         data = bytearray((path / DATA_FILE).read_bytes())
         used = len(data.rstrip(b"\0"))
         for _ in range(flips):
@@ -75,11 +86,14 @@ def main(flips: int, seed: int) -> int:
             data[at] ^= bit
             write_image(copy / DATA_FILE, data[:used], len(data))
             data[at] ^= bit
+            is_damaged = bool(look(copy, lambda table, done, total: None).damage)
             result = outcome(copy, expected)
             counts[result] += 1
+            counts["found"] += is_damaged
+            counts["missed"] += result not in ("same", "unwritable") and not is_damaged
             shutil.rmtree(copy)
-    print(*(f"{result}={counts[result]}" for result in (*OUTCOMES, "signal")))
-    return 1 if counts["different"] or counts["error"] else 0
+    print(*(f"{result}={counts[result]}" for result in (*OUTCOMES, "signal", "found", "missed")))
+    return 1 if counts["different"] or counts["error"] or counts["missed"] else 0
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ MUTATIONS: list[Mistake] = [
         "durable.py",
         [
             (
-                "        meta = decode_meta(storage._sealed(self._txn, _META))\n        self._t",
+                "        meta = decode_meta(storage._sealed(self._txn, META_KEY))\n        self._t",
                 "        meta = storage._meta\n        self._t",
             )
         ],
@@ -319,6 +319,6 @@ MUTATIONS: list[Mistake] = [
     (
         "identity not held against the data",
         "durable.py",
-        [("                if self._sealed(txn, _IDENTITY) != self._identity():", "                if False:")],
+        [("                if self._sealed(txn, IDENTITY_KEY) != self._identity():", "                if False:")],
     ),
 ]
