@@ -31,6 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("replace-disk", help=what, description=what.capitalize() + ".")
     command.add_argument("node", metavar="NODE", help="s0.1 for replica 1 of partition 0, m.1 for manager 1")
     command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
+    what = "show how every node of a cluster is, who owns which keys, and what is wrong"
+    command = commands.add_parser(
+        "status",
+        help=what,
+        description=f"{what.capitalize()}. It asks the managers, and the servers that these know.",
+        epilog="Exit status: 0 well, 1 something is wrong (a line that begins with `unwell:` for each thing), "
+        "2 no manager answers, or these are not all the managers of one cluster.",
+    )
+    command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager, all of them")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
     what = "verify the directory of a stopped server or manager, and change nothing in it"
     command = commands.add_parser(
         "check",
@@ -46,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from madkv.client.replace_disk import replace_disk
 
         return replace_disk(options.node, options.managers)
+    if options.command == "status":
+        from madkv.operate.status import status
+
+        return status(options.managers, as_json=options.json)
     if options.command == "check":
         from madkv.operate.check import check
 

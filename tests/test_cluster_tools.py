@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from madkv.operate import health
+from madkv.operate.ask import Status, ask_map, ask_status
+from madkv.operate.health import leader_of
 from madkv.partitions import PartitionMap
-from madkv.testing import chaos, crashfuzz, health, leaderkills, ports
-from madkv.testing.ask import Status, ask_map, ask_status
-from madkv.testing.cluster import Cluster, ClusterError, leader_of
+from madkv.testing import chaos, crashfuzz, leaderkills, ports
+from madkv.testing.cluster import Cluster, ClusterError
 from madkv.testing.cluster_cases import keys_of
 from madkv.testing.fuzz import FuzzFailed
+from madkv.testing.health import table
 from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.ports import OUTGOING_PORTS, free_ports
@@ -52,7 +55,7 @@ def test_the_table_of_a_cluster() -> None:
         Node(None, 0): {"role": "starting"},
     }
     pids = {**dict.fromkeys(statuses), S00: 41, S01: 42, S02: 43}
-    assert health.table(statuses, pids) == [
+    assert table(statuses, pids) == [
         "node  role      term  leader  commit  applied  lag     size  pid",
         "s0.0  leader       3  itself      12       12    0  3.0 MiB   41",
         "s0.1  follower     3  s0.0         9        8    4  3.0 MiB   42",
@@ -66,9 +69,9 @@ def test_what_is_wrong_with_a_cluster_is_said() -> None:
     shape = Shape.local(range(100, 100 + Shape.ports_needed(1, 3, 1)), 1, 3)
     well: dict[Node, Status | None] = {node: status("follower", 1, 0, 1, 1) for node in shape.nodes()}
     well |= {Node(None, 0): status("leader", 1, 0, 1, 1), S00: status("leader", 1, 0, 1, 1)}
-    assert health.ailments(well) == []
-    assert health.ailments({**well, S02: None}) == ["s0.2 does not answer"]
-    assert health.ailments({**well, S00: None, S02: None}) == [
+    assert health.ailments(well, TWO) == []
+    assert health.ailments({**well, S02: None}, TWO) == ["s0.2 does not answer"]
+    assert health.ailments({**well, S00: None, S02: None}, TWO) == [
         "s0.0, s0.2 do not answer",
         "group s0 has no leader: it waits",
     ]
@@ -229,7 +232,7 @@ def test_a_cluster_serves_and_tells_how_it_is(cluster: Cluster) -> None:
         "s0": "leader",
         "s1": "leader",
     }
-    assert health.ailments(statuses) == []
+    assert health.ailments(statuses, TWO) == []
     partition_map = cluster.partition_map()
     for partition in (0, 1):
         assert {partition_map.partition_of(key) for key in keys_of(partition_map, partition)} == {partition}

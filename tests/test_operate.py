@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from madkv.testing import health, operate
-from madkv.testing.ask import Status
+from madkv.operate import health
+from madkv.operate.ask import Status
+from madkv.partitions import PartitionMap
+from madkv.testing import operate
 from madkv.testing.cluster import STATE, Cluster
 from madkv.testing.shape import Node, parse_node
 from tests.processes import ROOT
@@ -19,6 +21,7 @@ from tests.processes import ROOT
 SECONDS_MAX = 90
 ONLY = "of its other replicas {} can vote just now, and 2 are needed"
 pytestmark = pytest.mark.usefixtures("signals_as_before")
+ONE = PartitionMap(1, "", [b""], [0], [[("h", 1)]])
 SMALL = ("partitions=1", "rf=0")
 """Of two processes."""
 
@@ -216,16 +219,16 @@ def test_slots_that_are_not_as_they_should_be_are_said() -> None:
     states = {"m.0": "registered", "s0.0": "registered", "s0.1": "catching up", "s0.2": "vacant"}
     manager = leads | {"waiting": "", "nodes": {name: {"state": state} for name, state in states.items()}}
     well: dict[Node, Status | None] = {parse_node("m.0"): manager, parse_node("s0.0"): leads}
-    assert health.ailments(well) == [
+    assert health.ailments(well, ONE) == [
         "s0.1 is catching up on an empty disk",
         "the disk of s0.2 was given up: start s0.2 on an empty directory",
     ]
     assert health.slot_state(well, parse_node("s0.1")) == "catching up"
     assert health.slot_state(well, parse_node("s7.1")) is None
     manager |= {"nodes": {}, "waiting": "waiting for s0.1 (1 of 2 registered)"}
-    assert health.ailments(well) == ["waiting for s0.1 (1 of 2 registered)"]
+    assert health.ailments(well, ONE) == ["waiting for s0.1 (1 of 2 registered)"]
     manager |= {"waiting": "for the cluster to be founded"}
-    assert health.ailments(well) == ["waiting for the cluster to be founded"]
+    assert health.ailments(well, ONE) == ["waiting for the cluster to be founded"]
 
 
 # --- replace-disk -----------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from madkv.bench.histogram import Latencies
 from madkv.bench.official import OfficialWorkload
 from madkv.bench.results import Phase, format_results
 from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
+from madkv.operate.ask import ask_map
 from madkv.partitions import PartitionMap
-from madkv.testing.ask import ask_map
 from madkv.testing.checkout import origin
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate

@@ -14,7 +14,7 @@ from typing import Any
 
 from madkv.client.api import Client
 from madkv.limits import LOG_BYTES_KEPT, LOG_ENTRIES_KEPT, MIB
-from madkv.testing.ask import ask_status
+from madkv.operate.ask import ask_status
 from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool

@@ -17,8 +17,9 @@ import attrs
 import psutil
 
 from madkv.errors import MadKVError, Rejected
+from madkv.operate.ask import Status, ask, ask_map, ask_statuses
+from madkv.operate.health import leader_of
 from madkv.partitions import PartitionMap
-from madkv.testing.ask import Status, ask, ask_map, ask_statuses
 from madkv.testing.checkout import ROOT
 from madkv.testing.network import Network
 from madkv.testing.node import twistd
@@ -324,12 +325,6 @@ class Cluster:
     @property
     def _scratch(self) -> Path:
         return self.root / f"{STATE}.new"
-
-
-def leader_of(statuses: dict[Node, Status | None]) -> Node | None:
-    """Of a group's statuses: who leads it. One that was cut off may still think so, in an earlier term."""
-    leaders = [(status["term"], node) for node, status in statuses.items() if status and status.get("role") == "leader"]
-    return max(leaders)[1] if leaders else None
 
 
 def _has_caught_up(statuses: Mapping[Node, Status | None], node: Node, leaders: Status, target: int) -> bool:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from madkv.operate.ask import ask_map
 from madkv.testing import fuzz
-from madkv.testing.ask import ask_map
 from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Mischief, pauses

@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from madkv.operate.ask import ask_map
 from madkv.partitions import PartitionMap
-from madkv.testing.ask import ask_map
 from madkv.testing.calls import Plan, sample
 from madkv.testing.checkout import origin
 from madkv.testing.ending import run_tool

@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from madkv.errors import MadKVError
 from madkv.limits import REPLICAS_MAX
-from madkv.testing.ask import Status
+from madkv.operate.ask import Status
+from madkv.operate.health import leader_of, look_by_managers, slot_state
 from madkv.testing.checkout import ROOT
-from madkv.testing.cluster import STATE, Cluster, ClusterError, leader_of, listed
+from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
-from madkv.testing.health import look_by_managers, report, slot_state
+from madkv.testing.health import report
 from madkv.testing.options import whole, words
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
@@ -216,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt_on_terminate()
     try:
         return COMMANDS[options.command](options)
-    except (ServiceError, ShapeError) as error:
+    except (ServiceError, ShapeError, MadKVError) as error:
         print(f"madkv cluster: {error}", file=sys.stderr)
         return 1
 

@@ -4,17 +4,17 @@ Node ids: `m` and `s0`, `s1`, … in project 2, whose servers have no replicas; 
 such as `s1.0`, in project 3. Lists of servers count first by partition, then by replica.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import attrs
 
 from madkv.addresses import parse_address, parse_addresses, show_address
 from madkv.errors import InvalidArgument
 from madkv.limits import PARTITIONS_MAX, REPLICAS_MAX
+from madkv.operate import nodes
+from madkv.operate.nodes import Node
 
-_NODE = re.compile(r"m(?:\.([0-9]{1,4}))?|s([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 REPLICATION_FACTORS = tuple(range(1, REPLICAS_MAX + 1, 2))
 NONE = "none"
 """What stands for a list without addresses."""
@@ -24,32 +24,12 @@ class ShapeError(Exception):
     """Lists or numbers that do not fit together; one line."""
 
 
-class Node(NamedTuple):
-    """One process of a cluster."""
-
-    partition: int | None
-    """None for a manager."""
-    replica: int | None
-    """None in project 2."""
-
-    @property
-    def group(self) -> str:
-        """The name of its Raft group."""
-        return "m" if self.partition is None else f"s{self.partition}"
-
-    def __str__(self) -> str:
-        return self.group if self.replica is None else f"{self.group}.{self.replica}"
-
-
 def parse_node(text: str) -> Node:
     """Read a node id. Raises ShapeError."""
-    match = _NODE.fullmatch(text)
-    if match is None:
-        raise ShapeError(f"{text!r} is no node id; m or s0 in project 2, m.0 or s0.1 in project 3")
-    manager_replica, partition, replica = match.groups()
-    if partition is None:
-        return Node(None, None if manager_replica is None else int(manager_replica))
-    return Node(int(partition), None if replica is None else int(replica))
+    try:
+        return nodes.parse_node(text)
+    except InvalidArgument as error:
+        raise ShapeError(str(error)) from None
 
 
 def addresses(name: str, text: str) -> tuple[str, ...]:
