@@ -56,14 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from madkv.client.replace_disk import replace_disk
 
         return replace_disk(options.node, options.managers)
-    if options.command == "status":
-        from madkv.operate.status import status
-
-        return status(options.managers, as_json=options.json)
-    if options.command == "check":
-        from madkv.operate.check import check
-
-        return check(options.directory, as_json=options.json)
+    if options.command in ("check", "status"):
+        try:
+            return _operate(options)
+        except KeyboardInterrupt:
+            return 130
     if options.server is not None and options.managers is not None:
         parser.error("give either a server or the managers")
     if options.server is None and options.managers is None:
@@ -80,6 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.managers is not None:
         return run_line_client(["--managers", options.managers])
     return run_line_client(["--server", options.server])
+
+
+def _operate(options: argparse.Namespace) -> int:
+    if options.command == "check":
+        from madkv.operate.check import check
+
+        return check(options.directory, as_json=options.json)
+    from madkv.operate.status import status
+
+    return status(options.managers, as_json=options.json)
 
 
 if __name__ == "__main__":

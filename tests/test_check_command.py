@@ -3,11 +3,13 @@
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from madkv.client.blocking import BlockingClient
@@ -17,7 +19,7 @@ from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE
 from madkv.storage.records import index_key
 from madkv.testing.cluster import Cluster
-from tests.processes import ROOT
+from tests.processes import ROOT, Process
 from tests.storage.stores import commit, entry, opened
 
 CHECK_SECONDS_MAX = 60.0
@@ -161,3 +163,17 @@ def test_a_terminal_is_told_how_far_it_is(store: Path) -> None:
         told = said.read(4096).decode()
     assert "log.0: 0 of 3 records" in told
     assert done.stdout.endswith(": sound\n")
+
+
+def test_interrupted_it_ends_at_once_and_alone(store: Path) -> None:
+    """Its process that reads stands still in this; both are gone at once."""
+    script = "import os, signal, sys; from madkv import cli; from madkv.operate import check\n"
+    script += "check.check_data = lambda *_: (print(os.getpid(), 'looks', flush=True), signal.pause())\n"
+    script += "sys.exit(cli.main(['check', sys.argv[1]]))"
+    with Process([sys.executable, "-c", script, str(store)]) as process:
+        looker = psutil.Process(int(process.wait_for(r"^([0-9]+) looks")[1]))
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.output.endswith(" looks")
+    psutil.wait_procs([looker], CHECK_SECONDS_MAX)
+    assert not looker.is_running()

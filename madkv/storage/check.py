@@ -130,6 +130,9 @@ def check_files(path: Path) -> Report:
         raise WrongDirectory(f"there is no directory {path}") from None
     except OSError as error:
         raise WrongDirectory(f"cannot read the directory {path}: {error.strerror}") from None
+    for name in names & OWN_FILES:
+        if not os.access(path / name, os.R_OK, effective_ids=True):
+            raise WrongDirectory(f"{path / name} may not be read by this user: run this as the user of its node")
     report = Report()
     others = sorted(names - OWN_FILES)
     if IDENTITY_FILE not in names and CREATING_FILE in names:

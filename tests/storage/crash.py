@@ -21,7 +21,9 @@ from pathlib import Path
 from random import Random
 
 from madkv.errors import MadKVError
+from madkv.operate.rows import rows_of
 from madkv.storage.batch import Batch
+from madkv.storage.check import check_data, check_files
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.options import whole, words
@@ -95,7 +97,8 @@ class Expected:
 
 
 def check_directory(path: Path, expected: Expected, acknowledged: int) -> int:
-    """Open what a crash left; how many steps are in it. Raises Lost."""
+    """Look through what a crash left, and open it; how many steps are in it. Raises Lost."""
+    check_that_it_is_sound(path)
     try:
         store = open_store(path, sync=False)
         try:
@@ -104,6 +107,15 @@ def check_directory(path: Path, expected: Expected, acknowledged: int) -> int:
             store.close()
     except MadKVError as error:
         raise Lost(f"after {acknowledged} acknowledged steps: {error}") from None
+
+
+def check_that_it_is_sound(path: Path) -> None:
+    """By what `madkv check` finds in it. Raises Lost."""
+    report = check_files(path)
+    if report.identity is not None:
+        check_data(path, report, rows_of, lambda table, done, total: None)
+    if report.damage:
+        raise Lost(f"called damaged: {'; '.join(map(str, report.damage.values()))}")
 
 
 def check_that_it_goes_on(path: Path) -> None:

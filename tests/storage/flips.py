@@ -20,9 +20,7 @@ from random import Random
 
 from madkv.errors import MadKVError
 from madkv.operate.check import look
-from madkv.raft.messages import HardState
 from madkv.storage import durable
-from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
 from tests.storage.recording import PAGE_BYTES, write_image
 from tests.storage.workload import Facts, Workload, facts, take
@@ -30,7 +28,6 @@ from tests.storage.writer import FILE_AHEAD_BYTES, open_store
 
 STEPS = 150
 PAGE_HEAD_BYTES = 48
-BEYOND_ALL_TERMS = 1000
 OUTCOMES = ("same", "refused", "unwritable", "different", "error")
 
 
@@ -41,7 +38,6 @@ def make(path: Path) -> Facts:
         step = workload.next()
         take(store, step)
         workload.taken(step)
-    take(store, Batch(hard_state=HardState(BEYOND_ALL_TERMS)))  # a replica's term is never behind its log
     found = facts(store)
     store.close()
     return found

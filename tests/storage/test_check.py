@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.storage.stores import (
 from tests.storage.test_damage import lose_last_record
 from tests.storage.writer import FILE_AHEAD_BYTES, open_store
 
+NOBODY = 65_534
 TERM = HardState(5)
 PAIRS = {b"k%d" % number: b"value %d" % number for number in range(10)}
 SESSIONS = {b"s%d" % number: b"row %d" % number for number in range(4)}
@@ -385,6 +387,22 @@ def test_a_directory_is_held_against_writers_and_not_against_readers(path: Path)
     with pytest.raises(WrongDirectory, match="in use by another process; stop its node first"), held_for_reading(path):
         pass
     store.close()
+
+
+def test_files_that_this_user_may_not_read_are_not_called_damaged() -> None:
+    """Nor is it, where all may look into the directory."""
+    with tempfile.TemporaryDirectory(prefix="madkv-test-") as name:
+        path = Path(name)
+        os.chmod(path, 0o755)
+        opened(name).close()
+        os.chmod(path / DATA_FILE, 0 if os.geteuid() else 0o600)
+        before = os.geteuid()
+        os.seteuid(before or NOBODY)
+        try:
+            with pytest.raises(WrongDirectory, match="may not be read by this user: run this as the user of its node"):
+                check_files(path)
+        finally:
+            os.seteuid(before)
 
 
 def store_of(path: Path, node: str, rows: dict[bytes, bytes | None]) -> None:

@@ -165,6 +165,8 @@ class Workload:
             first = random.randint(twin.applied_index + 1, first)
             self._term += first <= twin.last_index  # a conflict: another leader's entries
         entries = tuple(self._entry(index) for index in range(first, first + random.choice((0, 1, 1, 2, 5, 12))))
+        if entries and self._term > (hard_state or twin.hard_state).term:
+            hard_state = HardState(self._term)  # a replica's term is never behind its log
         last = entries[-1].index if entries else twin.last_index
         applied: int | None = None
         pairs: Table = {}
