@@ -62,7 +62,7 @@ def look(directory: Path, progress: Callable[[str, int, int], None]) -> Report:
     if process.exitcode is None or process.exitcode > 0:
         raise MadKVError("the check failed by itself; what is above says where")
     if process.exitcode < 0:
-        place = f"{table}, after {done:,} of {total:,} records or a little later" if table else "its first pages"
+        place = f"{table}, after {done:,} of {total:,} or a little later" if table else "its first pages"
         report.damaged(
             f"LMDB's pages are damaged, or the disk cannot be read: reading {place}, ended the process by "
             f"{signal.Signals(-process.exitcode).name}; what comes after that was not looked at"
@@ -111,7 +111,7 @@ class _Teller:
         now = time.monotonic()
         if table and now - self._said >= PROGRESS_SECONDS:
             self._said = now
-            print(f"{table}: {done:,} of {total:,} records", file=sys.stderr, flush=True)
+            print(f"{table}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
 
 def facts(directory: Path, report: Report) -> dict[str, Any]:

@@ -5,7 +5,8 @@ the tables in force, by its place and by its key, and says what does not fit; al
 which is no damage. LMDB is opened for reading only, without a table of readers: no file is made, grown or touched.
 
 LMDB trusts its own pages, which have no checksums: a flipped bit in one may end the process that reads it by a signal.
-So whoever calls `check_data` does it in a process that may end, and keeps the report that `progress` was given last.
+They are looked through first (`storage/pages.py`); yet whoever calls `check_data` does it in a process that may end,
+and keeps the report as it was when `progress` was last told something.
 """
 
 import os
@@ -38,6 +39,7 @@ from madkv.storage.durable import (
     TABLES,
     TABLES_MAX,
 )
+from madkv.storage.pages import META_PAGES, Pages, commits
 from madkv.storage.records import (
     Damaged,
     Meta,
@@ -51,10 +53,6 @@ from madkv.storage.records import (
 PROGRESS_RECORDS = 2048
 """How many records are read between two words about progress."""
 OWN_FILES = frozenset((IDENTITY_FILE, LOCK_FILE, CREATING_FILE, DATA_FILE, READERS_FILE))
-_META_PAGES = 2
-_PAGE_BYTES_AT, _TRANSACTION_AT = 40, 144
-"""Where the size of a page and the number of the transaction stand in LMDB's pages that say what is in force."""
-_PAGE_BYTES, _TRANSACTION = struct.Struct("=I"), struct.Struct("=Q")
 
 
 @attrs.define
@@ -192,25 +190,23 @@ def check_data(path: Path, report: Report, rows: Callable[[str], Rows | None], p
                 f"{report.used_bytes:,}; nothing in it was looked at"
             )
             return
-        _check_order_of_commits(data_file, report)
+        _check_pages(data_file, report, progress)
         _Look(env, report, rows, progress).through()
 
 
-def _check_order_of_commits(data_file: Path, report: Report) -> None:
-    """Two pages say in turn what is in force, each of the transaction that follows the other's. If the number in one
-    has changed LMDB may take the last commit but one for the last, and nobody would know."""
-    with open(data_file, "rb") as file:
-        head = file.read(_TRANSACTION_AT)
-        page_bytes = _PAGE_BYTES.unpack_from(head, _PAGE_BYTES_AT)[0]
-        numbers = []
-        for page in range(_META_PAGES):
-            file.seek(page * page_bytes + _TRANSACTION_AT)
-            numbers.append(_TRANSACTION.unpack(file.read(_TRANSACTION.size))[0])
-    if abs(numbers[0] - numbers[1]) != 1 or max(numbers) % _META_PAGES != numbers.index(max(numbers)):
-        report.damaged(
-            f"the two pages of {DATA_FILE} that say what is in force are of transactions {numbers[0]} and "
-            f"{numbers[1]}, which do not follow each other"
-        )
+def _check_pages(data_file: Path, report: Report, progress: Progress) -> None:
+    """What LMDB itself keeps. Two pages say in turn what is in force, each of the commit that follows the other's: if
+    the number in one has changed, LMDB may take the last commit but one for the last, and nobody would know."""
+    try:
+        numbers = commits(data_file)
+        if abs(numbers[0] - numbers[1]) != 1 or max(numbers) % META_PAGES != numbers.index(max(numbers)):
+            report.damaged(
+                f"LMDB's pages: the two that say what is in force are of commits {numbers[0]} and {numbers[1]}, which "
+                "do not follow each other"
+            )
+        Pages(data_file, report.damaged, lambda done, total: progress("pages", done, total)).walk()
+    except struct.error:
+        report.damaged("LMDB's pages: those that say what is in force cannot be read")
 
 
 class _Look:

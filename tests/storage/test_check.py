@@ -20,9 +20,11 @@ from madkv.storage.batch import Batch
 from madkv.storage.check import Report, Rows, check_data, check_files
 from madkv.storage.directory import CREATING_FILE, DATA_FILE, IDENTITY_FILE, Directory, WrongDirectory, held_for_reading
 from madkv.storage.durable import HARD_STATE_KEY, IDENTITY_KEY, META_KEY, TABLES, DurableStorage
+from madkv.storage.pages import Pages
 from madkv.storage.records import decode_meta, encode_entry, encode_hard_state, encode_meta, index_key, seal, unseal
 from madkv.storage.snapshot import SnapshotHead
 from tests.storage.flips import make
+from tests.storage.recording import PAGE_BYTES
 from tests.storage.stores import (
     DISK,
     change,
@@ -339,6 +341,31 @@ def test_a_page_that_makes_an_older_commit_look_the_last(path: Path, page: int) 
         (path / DATA_FILE).write_bytes(data)
         assert "do not follow each other" in "".join(damage(path)), bit
         number.pack_into(data, at, number.unpack_from(data, at)[0] ^ 1 << bit)
+
+
+def test_every_page_in_use_is_looked_at(tmp_path: Path) -> None:
+    """Also those that only a commit would look at; a flipped bit in one that is free is no damage."""
+    path = tmp_path / "store"
+    make(path)
+    with lmdb.open(str(path), map_size=1 << 30, max_dbs=8, readonly=True, lock=False, lib_version=0) as env:
+        last = env.info()["last_pgno"]
+        tables = [env.open_db(name, create=False) for name in TABLES]
+        with env.begin() as txn:
+            trees = [env.stat(), *(txn.stat(table) for table in tables)]
+    in_trees = sum(tree["branch_pages"] + tree["leaf_pages"] for tree in trees)
+    data = (path / DATA_FILE).read_bytes()
+    for byte in (0, 10, 12):  # its number, what it is, where the list of its nodes ends
+        found = 0
+        with open(path / DATA_FILE, "r+b", buffering=0) as file:
+            for page in range(2, last + 1):
+                place = page * PAGE_BYTES + byte
+                os.pwrite(file.fileno(), bytes([data[place] ^ 8]), place)
+                report = Report()
+                Pages(path / DATA_FILE, report.damaged, lambda done, total: None).walk()
+                found += bool(report.damage)
+                os.pwrite(file.fileno(), data[place : place + 1], place)
+        assert in_trees < found < last - 1
+    assert damage(path) == []
 
 
 def test_what_the_next_start_throws_away_is_told_and_no_damage(path: Path) -> None:
