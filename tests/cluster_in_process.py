@@ -5,9 +5,10 @@ each a real service on a port of its own. The seat that leads hands calls on; th
 sees of a change of leaders is here at once, and without any wait for an election.
 """
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
 
 from madkv.addresses import Address, parse_address, show_address
+from madkv.client.aio import AsyncClient
 from madkv.client.api import Client
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Busy, Interrupted, MadKVError, NotLeader
@@ -36,7 +38,9 @@ from tests.proxy import Proxy, always_pass
 CLUSTER = "c0ffee0123456789"
 ME = Member(0, bytes(16))
 network: Any = reactor
-FACES = pytest.mark.parametrize("face", ["blocking", "deferred"])
+FACES = pytest.mark.parametrize("face", ["blocking", "deferred", "asyncio"])
+IN_FLIGHT = pytest.mark.parametrize("face", ["deferred", "asyncio"])
+"""Those with many calls in flight."""
 THREE: Any = [b"", b"h", b"p"], [0, 1, 2]
 MANY: Any = [b"", b"c", b"f", b"k", b"r"], [0, 1, 0, 2, 1]
 """Some partitions own several ranges."""
@@ -237,11 +241,61 @@ class Threaded:
         return lambda *arguments: deferToThread(method, *arguments)
 
 
+class InLoop:
+    """The asyncio client with the Deferred client's methods, on an event loop of its own in a thread."""
+
+    def __init__(self, **given: Any) -> None:
+        self.notices: list[str] = []
+        self._client = AsyncClient(notice=self.notices.append, **given)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    async def end(self) -> None:
+        """Close the client, and see to it that nothing of it is left in its loop."""
+        try:
+            await self._run(self._client.close())
+            left = await self._run(_tasks_that_stay())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            await deferToThread(self._thread.join)
+            self._loop.close()
+        assert left == []
+
+    def __getattr__(self, name: str) -> Callable[..., Deferred[Any]]:
+        method = getattr(self._client, name)
+        return lambda *arguments: self._run(method(*arguments))
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        result: Deferred[Any] = Deferred(lambda _: future.cancel())
+
+        def tell() -> None:
+            if result.called:
+                return  # it was cancelled
+            if error := future.exception():
+                result.errback(error)
+            else:
+                result.callback(future.result())
+
+        future.add_done_callback(lambda _: network.callFromThread(tell))
+        return result
+
+
+async def _tasks_that_stay() -> list[str]:
+    """What else still runs, and does not end by itself."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, others = await asyncio.wait(others, timeout=5)
+    return [repr(each) for each in others]
+
+
 class ClientOf:
-    """A client of one face, "blocking" or "deferred", that is closed in the end: use it in an `async with`."""
+    """A client of one face, as FACES names them, that is closed in the end: use it in an `async with`."""
 
     def __init__(self, face: str, **given: Any) -> None:
-        self._client: Any = Threaded(**given) if face == "blocking" else Client(reactor, **given)
+        make: Any = {"blocking": Threaded, "deferred": lambda **given: Client(reactor, **given), "asyncio": InLoop}
+        self._client: Any = make[face](**given)
 
     async def __aenter__(self) -> Any:
         return self._client
@@ -249,6 +303,8 @@ class ClientOf:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if isinstance(self._client, Threaded):
             await self._client.end(abandon=kind is not None)
+        elif isinstance(self._client, InLoop):
+            await self._client.end()
         else:
             await self._client.close()
 

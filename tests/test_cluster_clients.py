@@ -1,4 +1,4 @@
-"""Both faces of the client against a cluster: partitions, leaders that change, the dead, the end."""
+"""All faces of the client against a cluster: partitions, leaders that change, the dead, the end."""
 
 import random
 
@@ -13,6 +13,7 @@ from madkv.errors import Abandoned, Busy, InternalError
 from madkv.limits import SCAN_PAGE_PAIRS, SESSION_CALLS_MAX
 from tests.cluster_in_process import (
     FACES,
+    IN_FLIGHT,
     MANY,
     THREE,
     ClientOf,
@@ -121,7 +122,7 @@ async def test_the_leader_is_found_wherever_it_is(face: str, hints: bool) -> Non
             for key in (b"a", b"i", b"q"):
                 assert await store.swap(key, b"%d" % number) == (b"%d" % (number - 1) if number else None)
             assert len(await store.scan(b"", b"z")) == 3
-        if face == "blocking":
+        if face != "deferred":
             assert store.notices == [], "a full round was never in vain"
 
 
@@ -227,7 +228,7 @@ async def test_a_dead_partition_leaves_the_others_served(face: str, impatient: N
         for _ in range(20):
             await turn()
         assert not waiting.called
-        if face == "blocking":
+        if face != "deferred":
             assert store.notices[0].startswith(f"waiting for s1 at {show_address(dead.address)}: ")
         dead.up()
         assert await waiting == b"1"
@@ -270,10 +271,11 @@ async def test_a_dead_partition_of_several_ranges_is_waited_for_once(impatient: 
         assert notice.startswith("waiting for s1 at ")
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_calls_into_a_dead_partition_do_not_delay_others() -> None:
+async def test_calls_into_a_dead_partition_do_not_delay_others(face: str) -> None:
     """Not even when its window is full: a session is a partition's own."""
-    async with Cluster(*THREE, replicas=3) as cluster, ClientOf("deferred", managers=cluster.managers_text) as store:
+    async with Cluster(*THREE, replicas=3) as cluster, ClientOf(face, managers=cluster.managers_text) as store:
         cluster.groups[0].leader = None
         stuck = [store.put(b"a%d" % number, b"1") for number in range(SESSION_CALLS_MAX + 10)]
         assert await gatherResults([store.put(b"i%d" % number, b"1") for number in range(100)]) == [False] * 100
@@ -296,7 +298,7 @@ async def test_a_manager_may_be_down_and_all_may_be_late(face: str, impatient: N
         assert not got.called
         cluster.managers[2].map = known
         assert await got is None
-        if face == "blocking":
+        if face != "deferred":
             [notice] = store.notices
             assert notice.startswith(f"waiting for the managers at {cluster.managers_text}: ")
             assert "waiting for s0.1 (3 of 4 registered)" in notice
@@ -305,8 +307,9 @@ async def test_a_manager_may_be_down_and_all_may_be_late(face: str, impatient: N
 # --- The end ----------------------------------------------------------------------------------------------------------
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_close_abandons_what_waits_wherever_it_waits() -> None:
+async def test_close_abandons_what_waits_wherever_it_waits(face: str) -> None:
     """For the managers, for a leader, for a dead server, for room, in a scan."""
     async with Cluster(*THREE) as cluster:
         await cluster.groups[0].servers[0].down()
@@ -314,7 +317,7 @@ async def test_close_abandons_what_waits_wherever_it_waits() -> None:
         for told in (True, False):
             if not told:
                 cluster.managers[0].map = None
-            async with ClientOf("deferred", managers=cluster.managers_text) as store:
+            async with ClientOf(face, managers=cluster.managers_text) as store:
                 waiting = [store.put(b"a%d" % number, b"") for number in range(SESSION_CALLS_MAX + 5)]
                 waiting += [store.get(b"i"), store.scan(b"", b"z"), store.put(b"i", b"")]
                 if told:
@@ -329,10 +332,11 @@ async def test_close_abandons_what_waits_wherever_it_waits() -> None:
         assert cluster.groups[2].sessions_closed == 1
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_scan_and_a_cancelled_first_call() -> None:
+async def test_a_cancelled_scan_and_a_cancelled_first_call(face: str) -> None:
     """Whoever cancels one call does not take from others what they wait for, too."""
-    async with Cluster(*THREE) as cluster, ClientOf("deferred", managers=cluster.managers_text) as store:
+    async with Cluster(*THREE) as cluster, ClientOf(face, managers=cluster.managers_text) as store:
         first, second = store.put(b"a", b"1"), store.put(b"a", b"1")
         first.cancel()
         await failure_of(first)

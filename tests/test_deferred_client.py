@@ -1,29 +1,23 @@
-"""The Deferred face of the client: the calling protocol and time-outs on a Clock, the rest on the real server."""
+"""The Deferred face of the client: the calling protocol and time-outs, on a Clock."""
 
-import socket
 from typing import Any
 
-import pytest_twisted  # type: ignore[import-untyped]
-from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.client.api import Client
+from madkv.client.api import Client, ReactorDriver
 from madkv.client.links import Link
-from madkv.errors import Abandoned, Busy, InvalidArgument, ProtocolError, VersionMismatch
+from madkv.errors import Abandoned, Busy, InvalidArgument, ProtocolError
 from madkv.limits import (
     CONNECT_SECONDS_MAX,
     FIRST_TRY_SECONDS,
     KEY_BYTES_MAX,
     MIB,
     RETRY_SECONDS_MAX,
-    SCAN_PAGE_PAIRS,
-    SESSION_CALLS_MAX,
     SLOWEST_BYTES_PER_SECOND,
     TRY_SECONDS_MAX,
     VALUE_BYTES_MAX,
@@ -31,8 +25,7 @@ from madkv.limits import (
 from madkv.wire import codec
 from madkv.wire.boxes import COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
-from tests.processes import ServerProcess
-from tests.proxy import Fate, Proxy, split_boxes
+from tests.proxy import split_boxes
 
 HELLO_FIELDS = codec.integer(b"version", codec.PROTOCOL_VERSION) + field(b"node", b"s0") + field(b"boot", b"boot")
 FOUND = field(b"found", b"True")
@@ -259,9 +252,9 @@ class PatienceTests(SynchronousTestCase):
     def test_silence_makes_patient_and_nothing_else_does(self) -> None:
         reactor = MemoryReactorClock()
         greetings: list[Box] = []
-        link = Link(reactor, ("127.0.0.1", 3777), FIRST_TRY_SECONDS, greetings.append)
+        link = Link(ReactorDriver(reactor), ("127.0.0.1", 3777), FIRST_TRY_SECONDS, greetings.append)
         for seconds in (FIRST_TRY_SECONDS, 2 * FIRST_TRY_SECONDS, TRY_SECONDS_MAX, TRY_SECONDS_MAX):
-            connecting = link.connecting.wait()
+            connecting = Deferred.fromCoroutine(link.connecting.wait())
             protocol, transport = self.connection(reactor)
             reactor.advance(seconds - 0.01)
             self.assertFalse(transport.disconnecting)
@@ -270,7 +263,7 @@ class PatienceTests(SynchronousTestCase):
             protocol.connectionLost(Failure(ConnectionLost()))
             self.failureResultOf(connecting, ConnectionLost)
         for _ in range(2):
-            connecting = link.connecting.wait()
+            connecting = Deferred.fromCoroutine(link.connecting.wait())
             protocol, transport = self.connection(reactor)
             protocol.connectionLost(Failure(ConnectionLost()))
             self.failureResultOf(connecting, ConnectionLost)
@@ -283,171 +276,3 @@ class PatienceTests(SynchronousTestCase):
         protocol.makeConnection(transport)
         inner: Any = getattr(protocol, "_wrappedProtocol", protocol)
         return inner, transport
-
-
-# --- Against the real server ------------------------------------------------------------------------------------------
-
-
-@pytest_twisted.ensureDeferred
-async def test_every_operation(server: ServerProcess) -> None:
-    client = Client(reactor, server.address)
-    assert await client.get(b"df.a") is None
-    assert await client.put(b"df.a", b"1") is False
-    assert await client.put(b"df.a", b"2") is True
-    assert await client.swap(b"df.a", b"3") == b"2"
-    assert await client.swap(b"df.b", b"4") is None
-    assert await client.scan(b"df.", b"df.~") == [(b"df.a", b"3"), (b"df.b", b"4")]
-    assert await client.scan(b"df.c", b"df.~") == []
-    assert await client.delete(b"df.a") is True
-    assert await client.delete(b"df.a") is False
-    for value in (b"", b"\0", b"\n", bytes(range(256)), b"v" * 65_535, b"w" * VALUE_BYTES_MAX):
-        await client.put(b"df.\0\xff", value)
-        assert await client.get(b"df.\0\xff") == value
-        assert await client.swap(b"df.\0\xff", b"") == value
-    await client.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_more_calls_in_flight_than_the_window_takes(server: ServerProcess) -> None:
-    client = Client(reactor, server.address)
-    number = 3 * SESSION_CALLS_MAX
-    puts = [client.put(b"df.window.%d" % each, b"%d" % each) for each in range(number)]
-    gets = [client.get(b"df.none") for _ in range(number)]
-    assert await gatherResults(puts) == [False] * number
-    assert await gatherResults(gets) == [None] * number
-    assert len(await client.scan(b"df.window.", b"df.window.~")) == number
-    await client.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_large_calls_with_large_answers_in_flight(server: ServerProcess) -> None:
-    """Both directions are full at once: each side must go on reading while it cannot write."""
-    client = Client(reactor, server.address)
-    old, new = b"o" * VALUE_BYTES_MAX, b"n" * VALUE_BYTES_MAX
-    keys = [b"df.large.%d" % number for number in range(24)]
-    assert await gatherResults([client.swap(key, old) for key in keys]) == [None] * len(keys)
-    assert await gatherResults([client.swap(key, new) for key in keys]) == [old] * len(keys)
-    await gatherResults([client.delete(key) for key in keys])
-    await client.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_concurrent_scans_over_many_pages(server: ServerProcess) -> None:
-    client = Client(reactor, server.address)
-    pairs = [(b"df.scan.%05d" % number, b"%d" % number) for number in range(2 * SCAN_PAGE_PAIRS + 1)]
-    await gatherResults([client.put(*pair) for pair in pairs])
-    scans = [client.scan(b"df.scan.", b"df.scan.~") for _ in range(5)]
-    later = client.put(b"df.scan.00000x", b"in no scan, or as a whole")
-    results = await gatherResults(scans)
-    await later
-    with_later = sorted([*pairs, (b"df.scan.00000x", b"in no scan, or as a whole")])
-    assert all(result in (pairs, with_later) for result in results)
-    await client.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_cancelled_call_hurts_no_other(server: ServerProcess) -> None:
-    client = Client(reactor, server.address)
-    puts = [client.put(b"df.cancel.%d" % number, b"") for number in range(SESSION_CALLS_MAX + 200)]
-    # Before the connection is there; in flight; and those that wait for room in the window.
-    for put in puts[::3]:
-        put.cancel()
-    await client.get(b"df.cancel")
-    for put in puts[1::3]:
-        put.cancel()
-    for position, put in enumerate(puts):
-        if position % 3 == 2:
-            assert await put is False
-        else:
-            assert await put.addErrback(lambda failure: failure.trap(CancelledError)) in (False, CancelledError)
-    assert await client.put(b"df.cancel.after", b"") is False
-    await client.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_close_abandons_those_that_wait(server: ServerProcess) -> None:
-    """And leaves nothing scheduled."""
-
-    def hold_answers(direction: str, box: Box) -> Fate:
-        return Fate.HOLD if direction == "reply" and b"found" in box else Fate.PASS
-
-    with Proxy(server.host, server.port, hold_answers) as proxy:
-        client = Client(reactor, proxy.address)
-        puts = [client.put(b"df.close.%d" % number, b"") for number in range(SESSION_CALLS_MAX + 50)]
-        outcomes = [put.addErrback(lambda failure: failure.value) for put in puts]
-        while not proxy.holds.is_set():
-            await turn()
-        await client.close()
-        assert all(outcome.called for outcome in outcomes)
-        assert {type(outcome) for outcome in await gatherResults(outcomes)} == {Abandoned}
-        await client.close()
-
-
-async def turn() -> None:
-    """One turn of the reactor."""
-    passed: Deferred[None] = Deferred()
-    clock: Any = reactor
-    clock.callLater(0.001, passed.callback, None)
-    await passed
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_server_that_comes_up_later_and_is_replaced() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    client = Client(reactor, address)
-    puts = [client.put(b"k%d" % number, b"1") for number in range(100)]
-    with ServerProcess(listen=address):
-        assert await gatherResults(puts) == [False] * 100
-        assert await client.put(b"k1", b"2") is True
-    swaps = [client.swap(b"k%d" % number, b"3") for number in range(100)]
-    with ServerProcess(listen=address):
-        assert await gatherResults(swaps) == [None] * 100
-        assert await client.get(b"k1") == b"3"
-        await client.close()
-
-
-class Says(Protocol):
-    """A server that says the same thing to whatever it hears."""
-
-    def dataReceived(self, data: bytes) -> None:
-        self.factory.heard += 1
-        self.transport.write(self.factory.text)  # type: ignore[union-attr]
-
-
-class SaysFactory(Factory):
-    protocol = Says
-    noisy = False
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.heard = 0
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_port_that_speaks_something_else() -> None:
-    factory = SaysFactory(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    network: Any = reactor
-    port = network.listenTCP(0, factory, interface="127.0.0.1")
-    client = Client(reactor, f"127.0.0.1:{port.getHost().port}")
-    got = client.get(b"k").addErrback(lambda failure: failure.value)
-    while factory.heard < 3:
-        await turn()
-    assert not got.called
-    await client.close()
-    assert isinstance(await got, Abandoned)
-    await port.stopListening()
-
-
-@pytest_twisted.ensureDeferred
-async def test_another_version_is_final() -> None:
-    factory = SaysFactory(codec.answer_error_code(b"1", VersionMismatch.code, "this server speaks version 9"))
-    network: Any = reactor
-    port = network.listenTCP(0, factory, interface="127.0.0.1")
-    client = Client(reactor, f"127.0.0.1:{port.getHost().port}")
-    for _ in range(2):
-        outcome = await client.put(b"k", b"v").addErrback(lambda failure: failure.value)
-        assert isinstance(outcome, VersionMismatch) and "version 9" in str(outcome)
-    await client.close()
-    await port.stopListening()

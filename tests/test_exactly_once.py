@@ -5,17 +5,16 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from madkv.client.api import Client
 from madkv.client.blocking import BlockingClient
 from madkv.errors import OutcomeUnknown
 from madkv.wire.boxes import ERROR_CODE, Box
-from tests.cluster_in_process import wait_in_thread
+from tests.cluster_in_process import IN_FLIGHT, ClientOf, wait_in_thread
 from tests.line_client import LineClient, run
 from tests.processes import Process, ServerProcess
 from tests.proxy import Fate, LoseOnce, Proxy, at_random, is_write, split_boxes
@@ -53,7 +52,7 @@ def writes_of(proxy: Proxy) -> list[bytes]:
     return [raw for raw in proxy.requests if is_write(split_boxes(raw)[0][0][1])]
 
 
-# --- The three faces behind a proxy that breaks a fifth of all boxes --------------------------------------------------
+# --- All faces behind a proxy that breaks a fifth of all boxes --------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -110,37 +109,40 @@ def test_the_blocking_client(server: ServerProcess, impatient: None, seed: int) 
         assert client.scan(prefix, prefix + b"~") == sorted(model.pairs.items())
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_the_deferred_client(server: ServerProcess, impatient: None) -> None:
-    """Many workers on one client, each on keys of its own, so that each knows what its answers must be."""
+async def test_many_workers_on_one_client(face: str, server: ServerProcess, impatient: None) -> None:
+    """Each on keys of its own, so that each knows what its answers must be."""
+    prefix = b"workers.%b." % face.encode()
     finals: dict[bytes, bytes] = {}
 
-    async def work(client: Client, number: int) -> None:
+    async def work(client: Any, number: int) -> None:
         model = Model()
-        for operation, key, value in calls(number, b"deferred.%d." % number, 30):
+        for operation, key, value in calls(number, b"%b%d." % (prefix, number), 30):
             arguments = (key,) if operation == "delete" else (key, value)
             assert await getattr(client, operation)(*arguments) == getattr(model, operation)(*arguments)
         finals.update(model.pairs)
 
     with Proxy(server.host, server.port, at_random(6, 0.01)) as proxy:
-        client = Client(reactor, proxy.address)
-        await gatherResults([Deferred.fromCoroutine(work(client, number)) for number in range(20)], consumeErrors=True)
-        assert proxy.broken >= breaks(6, 0.01, 20 * 30) > 0
-        proxy.decide = at_random(6, 0)
-        assert await client.scan(b"deferred.", b"deferred.~") == sorted(finals.items())
-        await client.close()
+        async with ClientOf(face, server=proxy.address) as client:
+            workers = [Deferred.fromCoroutine(work(client, number)) for number in range(20)]
+            await gatherResults(workers, consumeErrors=True)
+            assert proxy.broken >= breaks(6, 0.01, 20 * 30) > 0
+            proxy.decide = at_random(6, 0)
+            assert await client.scan(prefix, prefix + b"~") == sorted(finals.items())
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_swaps_on_one_key_form_a_chain(server: ServerProcess, impatient: None) -> None:
+async def test_swaps_on_one_key_form_a_chain(face: str, server: ServerProcess, impatient: None) -> None:
     """In flight together they may take effect in any order, but each value is found by exactly one other swap."""
     values = [b"%d" % number for number in range(800)]
     with Proxy(server.host, server.port, at_random(7, 0.005)) as proxy:
-        client = Client(reactor, proxy.address)
-        found = await gatherResults([client.swap(b"chain", value) for value in values], consumeErrors=True)
-        proxy.decide = at_random(7, 0)
-        last = await client.get(b"chain")
-        await client.close()
+        async with ClientOf(face, server=proxy.address) as client:
+            key = b"chain." + face.encode()
+            found = await gatherResults([client.swap(key, value) for value in values], consumeErrors=True)
+            proxy.decide = at_random(7, 0)
+            last = await client.get(key)
         assert proxy.broken >= breaks(7, 0.005, len(values)) > 0
     assert sorted([*found, last], key=lambda value: value or b"") == sorted([None, *values], key=lambda v: v or b"")
 
@@ -234,8 +236,9 @@ def test_an_expired_session_alone_is_no_trouble(timed: Process) -> None:
         assert client.stderr() == b""
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_unknown_outcomes_with_many_calls_in_flight(timed: Process, impatient: None) -> None:
+async def test_unknown_outcomes_with_many_calls_in_flight(face: str, timed: Process, impatient: None) -> None:
     """Those whose answers were lost with the session end as unknown; those that come after are served."""
     swallowed = threading.Event()
 
@@ -247,18 +250,17 @@ async def test_unknown_outcomes_with_many_calls_in_flight(timed: Process, impati
         return Fate.PASS
 
     with Proxy("127.0.0.1", port_of(timed), lose_all_replies) as proxy:
-        client = Client(reactor, proxy.address)
-        outcomes = [
-            client.put(b"many.%d" % number, b"x").addErrback(lambda failure: failure.value) for number in range(50)
-        ]
-        await wait_in_thread(swallowed)
-        two_hours_pass(timed)
-        proxy.decide = at_random(0, 0)
-        proxy.refuse.clear()
-        for outcome in await gatherResults(outcomes):
-            assert isinstance(outcome, OutcomeUnknown)
-        assert await client.swap(b"many.0", b"y") == b"x"
-        await client.close()
+        async with ClientOf(face, server=proxy.address) as client:
+            outcomes = [
+                client.put(b"many.%d" % number, b"x").addErrback(lambda failure: failure.value) for number in range(50)
+            ]
+            await wait_in_thread(swallowed)
+            two_hours_pass(timed)
+            proxy.decide = at_random(0, 0)
+            proxy.refuse.clear()
+            for outcome in await gatherResults(outcomes):
+                assert isinstance(outcome, OutcomeUnknown)
+            assert await client.swap(b"many.0", b"y") == b"x"
 
 
 # --- kill -9 of the client in the middle of a call --------------------------------------------------------------------
@@ -283,18 +285,19 @@ def test_a_client_killed_in_the_middle_of_a_call(server: ServerProcess, directio
         assert witness.ask(b"GET %b" % key) == b"GET %b end" % key
 
 
+@IN_FLIGHT
 @pytest_twisted.ensureDeferred
-async def test_a_call_given_up_is_not_executed_after_the_next(server: ServerProcess) -> None:
+async def test_a_call_given_up_is_not_executed_after_the_next(face: str, server: ServerProcess) -> None:
     """Its request was on its way when it was given up. Once the next call is answered, it comes too late."""
     losing = LoseOnce(b"Put", "request", Fate.CUT)
     with Proxy(server.host, server.port, losing) as proxy:
-        client = Client(reactor, proxy.address)
-        given_up = client.put(b"late", b"given up")
-        ended = given_up.addErrback(lambda failure: failure.value)
-        await wait_in_thread(losing.happened)
-        given_up.cancel()
-        assert isinstance(await ended, CancelledError)
-        assert await client.put(b"late", b"next") is False
-        assert late_duplicates(server, writes_of(proxy)[:1]) == [b"STALE_CALL"]
-        assert await client.get(b"late") == b"next"
-        await client.close()
+        async with ClientOf(face, server=proxy.address) as client:
+            key = b"late." + face.encode()
+            given_up = client.put(key, b"given up")
+            ended = given_up.addErrback(lambda failure: failure.value)
+            await wait_in_thread(losing.happened)
+            given_up.cancel()
+            assert isinstance(await ended, CancelledError)
+            assert await client.put(key, b"next") is False
+            assert late_duplicates(server, writes_of(proxy)[:1]) == [b"STALE_CALL"]
+            assert await client.get(key) == b"next"

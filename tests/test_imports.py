@@ -36,6 +36,11 @@ PURE = (
     "madkv.raft.configuration",
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
+# What every face of the client is made of: no Twisted and no asyncio, and of the wire what knows neither.
+PURE_WIRE = ("madkv.wire.boxes", "madkv.wire.codec", "madkv.wire.unanswered")
+PURE_CLIENT = tuple(f"madkv.client.{name}" for name in ("driver", "inflight", "links", "router", "scan", "session"))
+PURE_CLIENT_ROOM = Room((*PURE, *PURE_WIRE, *PURE_CLIENT), (), NOT_PURE)
+ASYNCIO_CLIENT = ("madkv.client.aio", "madkv.client.aio_connection")
 OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.bench.peers.", "madkv.testing.")
 
 # The longest name that fits a module is its room.
@@ -58,6 +63,9 @@ ROOMS = {
         ),
         ("attr", "attrs", "twisted", "zope"),
     ),
+    **dict.fromkeys(PURE_WIRE, Room((*PURE, *PURE_WIRE), (), NOT_PURE)),
+    **dict.fromkeys(PURE_CLIENT, PURE_CLIENT_ROOM),
+    **dict.fromkeys(ASYNCIO_CLIENT, Room((*PURE, *PURE_WIRE, *PURE_CLIENT, *ASYNCIO_CLIENT))),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.operate.": Room(
         (*PURE, "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs")
@@ -175,6 +183,12 @@ def test_no_package_hides_twisted() -> None:
         ("madkv.manager.service", "from madkv.client.router import Router"),
         ("madkv.manager.placement", "from madkv.manager.service import ManagerFactory"),
         ("madkv.manager.placement", "from time import monotonic"),
+        ("madkv.client.inflight", "import asyncio"),
+        ("madkv.client.inflight", "from twisted.internet.defer import Deferred"),
+        ("madkv.client.links", "from madkv.wire.caller import CallerProtocol"),
+        ("madkv.client.aio", "from twisted.internet import reactor"),
+        ("madkv.client.aio_connection", "from madkv.wire.protocol import BoxProtocol"),
+        ("madkv.wire.unanswered", "from time import monotonic"),
         ("madkv.storage.memory", "import numpy"),
         ("madkv.limits", "from madkv import bench"),
     ],
@@ -192,6 +206,7 @@ def test_a_violation_is_caught(module: str, source: str) -> None:
         ("madkv.server.service", "from madkv import limits, wire\nfrom ..storage.memory import MemoryStore"),
         ("madkv.manager.tap", "from madkv.server.host import ReplicaHost\nfrom madkv.manager import placement"),
         ("madkv.client.line", "import os, socket, time\nfrom madkv.wire import boxes"),
+        ("madkv.client.aio", "import asyncio\nfrom madkv.client.inflight import CallsInFlight"),
     ],
 )
 def test_what_is_allowed_passes(module: str, source: str) -> None:
@@ -204,10 +219,23 @@ def test_production_never_imports_what_is_around_it() -> None:
             assert not set(room.rooms) & {"madkv.", *OUTSIDE_PRODUCTION}, name
 
 
-def test_the_line_client_imports_nothing_heavy() -> None:
-    script = "import sys; import madkv.client.__main__; print(*sys.modules)"
+def loaded_by(module: str) -> set[str]:
+    """What an interpreter has loaded that imported this module and nothing else."""
+    script = f"import sys; import {module}; print(*sys.modules)"
     # -S and no environment: what `site` loads for other packages is not ours to answer for.
-    loaded = subprocess.run(
-        [sys.executable, "-E", "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert sorted(set(HEAVY) & set(loaded)) == []
+    return set(
+        subprocess.run(
+            [sys.executable, "-E", "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_the_line_client_imports_nothing_heavy() -> None:
+    assert sorted(loaded_by("madkv.client.__main__") & set(HEAVY)) == []
+
+
+def test_the_asyncio_client_needs_no_other_package() -> None:
+    """Without `site` no other could be found."""
+    loaded = loaded_by("madkv.client.aio")
+    assert {"asyncio", "madkv.client.inflight"} <= loaded
+    assert sorted(loaded & {"attr", "attrs", "twisted", "zope"}) == []

@@ -1,4 +1,4 @@
-"""Both faces of the client with a partition map that has grown old, or that leads to what it was not made for."""
+"""All faces of the client with a partition map that has grown old, or that leads to what it was not made for."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""The client: one session, one router, and three faces on them (Deferred, blocking, line interface)."""
+"""The client: one session, one router, and four faces on them (blocking, Deferred, asyncio, line interface)."""

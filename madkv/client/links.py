@@ -1,47 +1,66 @@
-"""The connections of the Deferred client: one to each address, made once for all calls that wait for it."""
+"""The connections of a client with many calls in flight: one to each address, made once for all that wait for it."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-
 from madkv.addresses import Address
-from madkv.limits import CONNECT_SECONDS_MAX, TRY_SECONDS_MAX
+from madkv.client.driver import Caller, Driver, Work
+from madkv.errors import Abandoned
+from madkv.limits import TRY_SECONDS_MAX
 from madkv.wire import codec
 from madkv.wire.boxes import Box
-from madkv.wire.caller import CallerProtocol
+
+CLOSED = "the client was closed before this call had its answer"
 
 
 class Shared:
     """Work that many wait for and that is done once: whoever comes first starts it, with what it gives."""
 
-    def __init__(self, start: Callable[..., Coroutine[Deferred[Any], Any, Any]]) -> None:
+    def __init__(self, driver: Driver, start: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self._driver = driver
         self._start = start
-        self._waiting: list[Deferred[Any]] = []
-        self._work: Deferred[Any] | None = None
+        self._waiting: dict[Any, None] = {}  # in the order in which they came
+        self._work: Work | None = None
+        self._is_going = False
+        self._given_up = False
 
-    def wait(self, *arguments: Any) -> Deferred[Any]:
-        """A Deferred of one's own for the result of the work that is going on, or is started now."""
-        waiter: Deferred[Any] = Deferred()
-        self._waiting.append(waiter)
-        if len(self._waiting) == 1:
-            self._work = Deferred.fromCoroutine(self._start(*arguments))
-            self._work.addBoth(self._done)
-        return waiter
+    async def wait(self, *arguments: Any) -> Any:
+        """The result of the work that is going on, or is started now.
 
-    def cancel(self) -> Deferred[Any]:
-        """Give up the work that is going on, if there is any; fires when it has ended."""
-        if not self._waiting or self._work is None:
-            return succeed(None)
-        ended = self.wait().addErrback(lambda failure: None)
+        Whoever is cancelled while it waits takes nothing from the others.
+        """
+        waiter = self._driver.waiter()
+        self._waiting[waiter] = None
+        try:
+            if not self._is_going:
+                self._is_going, self._given_up = True, False
+                self._work = self._driver.start(self._start(*arguments), self._done)
+            return await waiter
+        finally:
+            self._waiting.pop(waiter, None)
+
+    async def cancel(self) -> None:
+        """Give up the work that is going on, if there is any, and wait for its end: whoever waits gets Abandoned."""
+        if not self._is_going or self._work is None:
+            return
+        self._given_up = True
         self._work.cancel()
-        return ended
+        if self._is_going:
+            try:
+                await self.wait()
+            except Abandoned:
+                pass
 
-    def _done(self, result: Any) -> None:
-        waiting, self._waiting = self._waiting, []
+    def _done(self, result: Any, error: BaseException | None) -> None:
+        self._is_going = False
+        if error is not None and (self._given_up or isinstance(error, self._driver.cancelled)):
+            error = Abandoned(CLOSED)
+        waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
-            waiter.callback(result)  # a Failure makes it fail
+            if error is None:
+                self._driver.succeed(waiter, result)
+            else:
+                self._driver.fail(waiter, error)
 
 
 class Link:
@@ -52,26 +71,24 @@ class Link:
     """
 
     def __init__(
-        self, reactor: Any, address: Address, first_try_seconds: float, greeted: Callable[[Box], None]
+        self, driver: Driver, address: Address, first_try_seconds: float, greeted: Callable[[Box], None]
     ) -> None:
         """`greeted` looks at the answer to the handshake, and raises when the other side is not who it should be."""
-        self._reactor = reactor
+        self._driver = driver
         self._address = address
         self._first_try_seconds = first_try_seconds
         self._greeted = greeted
-        self._last: CallerProtocol | None = None  # also one that was not greeted
-        self.connecting = Shared(self._connect)
+        self._last: Caller | None = None  # also one that was not greeted
+        self.connecting = Shared(driver, self._connect)
         """The connection that is being made."""
-        self.connection: CallerProtocol | None = None
+        self.connection: Caller | None = None
         """The last one that was greeted; it may be closed by now."""
 
-    async def _connect(self) -> CallerProtocol:
+    async def _connect(self) -> Caller:
         last, seconds = self._last, self._first_try_seconds
         if last is not None and last.is_overdue:
             seconds = min(2 * last.try_seconds, TRY_SECONDS_MAX)
-        host, port = self._address
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_SECONDS_MAX)
-        connection: CallerProtocol = await connectProtocol(endpoint, CallerProtocol(self._reactor, seconds))
+        connection = await self._driver.connect(self._address, seconds)
         self._last = connection
         try:
             self._greeted(await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION)))

@@ -6,11 +6,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from madkv.errors import ProtocolError
-from madkv.limits import SLOWEST_BYTES_PER_SECOND, TRY_SECONDS_MAX
+from madkv.limits import TRY_SECONDS_MAX
 from madkv.wire import codec
-from madkv.wire.boxes import ANSWER, ERROR, Box
+from madkv.wire.boxes import Box
 from madkv.wire.protocol import BoxProtocol, why_lost
+from madkv.wire.unanswered import Unanswered
 
 
 class CallLost(ConnectionLost):
@@ -29,12 +29,8 @@ class CallerProtocol(BoxProtocol):
         self.try_seconds = try_seconds
         self.is_overdue = False
         """Whether the connection was dropped because no answer came in time."""
-        self._last_tag = 0
-        # By tag, the oldest first: when it should have arrived, the command, and whom to tell.
-        self._waiting: dict[bytes, tuple[float, bytes, Deferred[Box]]] = {}
+        self._unanswered: Unanswered[Deferred[Box]] = Unanswered(try_seconds)
         self._overdue: IDelayedCall | None = None
-        self._last_heard = 0.0
-        self._arrived = 0.0  # when everything sent so far should be there, over the slowest link
         self._why_dropped = ""
         self._closed: Deferred[None] = Deferred()
 
@@ -49,10 +45,7 @@ class CallerProtocol(BoxProtocol):
         if not self.open:
             answered.errback(CallLost("the connection is closed"))
             return answered
-        self._last_tag += 1
-        data = codec.request(self._last_tag, command, fields)
-        self._arrived = max(self._arrived, self._clock.seconds()) + len(data) / SLOWEST_BYTES_PER_SECOND
-        self._waiting[b"%d" % self._last_tag] = self._arrived, command, answered
+        data = self._unanswered.add(self._clock.seconds(), command, fields, answered)
         if self._overdue is None:
             self._overdue = self._clock.callLater(self.try_seconds, self._check_overdue)
         self.send(data)
@@ -61,9 +54,8 @@ class CallerProtocol(BoxProtocol):
     def _check_overdue(self) -> None:
         """One timer for all calls: it looks at the oldest, and again when that would be overdue."""
         self._overdue = None
-        oldest = next(iter(self._waiting.values()), None)
-        if oldest is not None:
-            seconds_left = max(oldest[0], self._last_heard) + self.try_seconds - self._clock.seconds()
+        seconds_left = self._unanswered.seconds_left(self._clock.seconds())
+        if seconds_left is not None:
             if seconds_left <= 0:
                 self.is_overdue = True
                 self.drop(f"no answer within {self.try_seconds:g} seconds")
@@ -94,15 +86,12 @@ class CallerProtocol(BoxProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Note that the other side is alive, and take in what it says."""
-        self._last_heard = self._clock.seconds()
+        self._unanswered.heard(self._clock.seconds())
         super().dataReceived(data)
 
     def box_received(self, box: Box) -> None:
         """Hand an answer to whom it belongs."""
-        waiting = self._waiting.pop(box.get(ANSWER) or box.get(ERROR) or b"", None)
-        if waiting is None:
-            raise ProtocolError("an answer to no call")
-        _, command, answered = waiting
+        command, answered = self._unanswered.take(box)
         try:
             codec.raise_if_error(box, command)
         except Exception:
@@ -116,7 +105,6 @@ class CallerProtocol(BoxProtocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
-        waiting, self._waiting = self._waiting, {}
-        for _, _, answered in waiting.values():
+        for answered in self._unanswered.take_all():
             answered.errback(CallLost(self._why_dropped or why_lost(reason)))
         self._closed.callback(None)

@@ -391,7 +391,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ),
     (
         "one session for all partitions",
-        "client/api.py",
+        "client/inflight.py",
         [
             (
                 "        partition = self._partitions.get(group)\n        if",
