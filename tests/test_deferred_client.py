@@ -18,6 +18,7 @@ from madkv.limits import (
     KEY_BYTES_MAX,
     MIB,
     RETRY_SECONDS_MAX,
+    SESSION_CALLS_MAX,
     SLOWEST_BYTES_PER_SECOND,
     TRY_SECONDS_MAX,
     VALUE_BYTES_MAX,
@@ -225,6 +226,23 @@ class TimeTests(SynchronousTestCase):
         self.failureResultOf(got, Abandoned)
         self.failureResultOf(put, Abandoned)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_calls_that_are_given_up_leave_nothing_behind(self) -> None:
+        """However many, while nobody is there: those that wait for the connection, and those that wait for room."""
+        puts = [self.client.put(b"k", b"") for _ in range(SESSION_CALLS_MAX + 100)]
+        [link] = self.client._links.values()
+        partition = self.client._partitions[0]
+        self.assertEqual((len(link.connecting._waiting), len(partition._rooms)), (SESSION_CALLS_MAX, 100))
+        for put in puts[::-1]:
+            put.cancel()
+            self.failureResultOf(put, CancelledError)
+        self.assertEqual((len(link.connecting._waiting), len(partition._rooms)), (0, 0))
+        self.assertEqual(partition.session.floor, SESSION_CALLS_MAX + 1)
+        # The connection is still being made, and whoever comes next waits for that one.
+        got = self.client.get(b"k")
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+        self.close()
+        self.failureResultOf(got, Abandoned)
 
     def test_closed_for_good(self) -> None:
         self.close()

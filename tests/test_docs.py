@@ -42,9 +42,16 @@ def test_the_blocking_example_returns_what_its_comments_say() -> None:
 
 def test_the_deferred_example_finds_its_pairs() -> None:
     """A thousand calls in flight, and a scan that sees them all."""
-    (_, code) = examples("docs/clients.md")
+    (_, code, _) = examples("docs/clients.md")
     with ServerProcess() as server:
         assert run(code, server) == ["1000"]
+
+
+def test_the_asyncio_example_finds_its_pairs() -> None:
+    """The same, and a call with a bound on its time."""
+    (_, _, code) = examples("docs/clients.md")
+    with ServerProcess() as server:
+        assert run(code, server) == ["1000", "b'v'"]
 
 
 def test_the_script_with_stock_amp_gets_its_answers() -> None:
