@@ -20,10 +20,11 @@ from madkv.partitions import PartitionMap
 from madkv.testing import fuzz
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
+from madkv.testing.fleet import CLIENTS_MAX
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.network import Network, enter, is_entered, is_possible
 from madkv.testing.options import add_seed, add_shared, whole, words
-from madkv.testing.shape import Node, Shape
+from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -251,6 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if not 0 < options.seconds < math.inf:
         parser.error(f"seconds must be more than 0, not {options.seconds:g}")
+    if not 1 <= options.clients <= CLIENTS_MAX:
+        parser.error(f"clients must be 1 to {CLIENTS_MAX}, not {options.clients}")
+    try:
+        Shape.ports_needed(options.partitions, options.rf or None, options.managers if options.rf else 1)
+    except ShapeError as error:
+        parser.error(str(error))
     if options.network is None:
         options.network = "yes" if is_entered() or is_possible() else "no"
     if options.network == "yes":

@@ -68,7 +68,7 @@ class Cluster:
                 node = cluster.shape.node(name)
                 try:
                     process = psutil.Process(pid)
-                    if process.create_time() == created:
+                    if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
                         cluster._processes[node] = process
                 except psutil.NoSuchProcess:
                     pass

@@ -1,9 +1,12 @@
 """Run a cluster on this machine: `./justw cluster::up`, and then `status`, `kill-node`, `start-node` and so on."""
 
 import argparse
+import fcntl
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from madkv.errors import MadKVError
@@ -51,6 +54,33 @@ def _present(root: Path, options: argparse.Namespace) -> Cluster:
             "`./justw cluster::down` removes it, another root= makes another"
         )
     return cluster
+
+
+@contextmanager
+def _alone(root: Path, makes: bool) -> Iterator[None]:
+    """Have no other recipe change the cluster in `root` meanwhile; with `makes`, that is made if it is not there.
+
+    Each writes down what it knows of the cluster, and would forget what the other has started.
+    """
+    made = makes and not root.exists()
+    if made:
+        root.mkdir(parents=True)
+    try:
+        held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield  # no cluster, as the command is going to say
+        return
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another recipe that is at work in {root}", file=sys.stderr, flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        if made and root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
+        os.close(held)
 
 
 def up(options: argparse.Namespace) -> int:
@@ -217,7 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(sys.argv[1:] if argv is None else argv)
     interrupt_on_terminate()
     try:
-        return COMMANDS[options.command](options)
+        if options.command == "status":
+            return status(options)
+        with _alone(options.root, makes=options.command == "up"):
+            return COMMANDS[options.command](options)
     except (ServiceError, ShapeError, MadKVError) as error:
         print(f"madkv cluster: {error}", file=sys.stderr)
         return 1
