@@ -14,6 +14,8 @@ class LogIndex:
     Covers `snapshot_index` to `last_index`, both included.
     """
 
+    RUN_ENTRIES = 64
+
     def __init__(self, snapshot_index: int, snapshot_term: int, configuration: Configuration) -> None:
         self.snapshot_index = snapshot_index
         self.last_index = snapshot_index
@@ -61,6 +63,11 @@ class LogIndex:
                 self.configurations.append((last_index, Configuration.decode(entry.payload)))
         self.last_index = last_index
         self._sizes.append(last_index, size + len(entries) * ENTRY_OVERHEAD_BYTES)
+
+    def append_run(self, count: int, payload_bytes: int) -> None:
+        """Add operations of the last entry's term, at most RUN_ENTRIES, of so many bytes together."""
+        self.last_index += count
+        self._sizes.append(self.last_index, payload_bytes + count * ENTRY_OVERHEAD_BYTES)
 
     def cut(self, entries_kept: int, bytes_kept: int) -> int:
         """The index up to which the log may go, so that at most about this many entries and bytes stay."""

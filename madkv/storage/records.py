@@ -13,6 +13,7 @@ from madkv.raft.configuration import DISK_ID_BYTES, Configuration, Member
 from madkv.raft.messages import Entry, EntryKind, HardState
 
 _CHECKSUM = struct.Struct(">I")
+CHECKSUM_BYTES = _CHECKSUM.size
 _INDEX = struct.Struct(">Q")
 _ENTRY = struct.Struct(">QB")  # term, kind
 _VOTED_AT = 8
@@ -83,6 +84,11 @@ def decode_entry(key: bytes, record: bytes) -> Entry:
         return Entry(index_of(key), term, EntryKind(kind), data[_ENTRY.size :])
     except (struct.error, ValueError):
         raise Damaged(f"a record in the log is no entry (key {key[:40]!r})") from None
+
+
+def operation_prefix(term: int) -> bytes:
+    """What the data of every operation of a term begins with; its payload follows."""
+    return _ENTRY.pack(term, EntryKind.OPERATION)
 
 
 def encode_hard_state(state: HardState) -> bytes:
