@@ -126,6 +126,7 @@ def test_a_disk_that_is_slow_all_the_time_does_not_hold_the_reactor_up(
 def test_closing_waits_for_the_work_under_way(reactor: Reactor) -> None:
     made = DiskThread(reactor.call_from_thread)
     ended: list[bool] = []
+    # So that it is still under way when `close` is called; were it not, the test would only show less.
     made.run(lambda: time.sleep(0.05) or ended.append(True), lambda result: None)  # type: ignore[func-returns-value]
     made.close()
     assert ended == [True]

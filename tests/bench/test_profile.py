@@ -45,7 +45,7 @@ def test_a_busy_function_is_found(tmp_path: Path, clock: str) -> None:
         deadline = time.monotonic() + 30
         while not out.exists():
             assert time.monotonic() < deadline
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks; the deadline is above
         process.stdin.write("\n")
         process.stdin.close()
         assert process.wait(30) == 0
