@@ -184,4 +184,5 @@ class ReplicaTestCase(SynchronousTestCase):
     def _end(self, group: Group) -> None:
         for machine in group.machines:
             machine.replica.halt()
+        group.clock.advance(0)  # A turn that was due does nothing any more.
         self.assertEqual(group.clock.getDelayedCalls(), [], "a replica that has ended wants nothing more")

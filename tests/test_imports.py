@@ -59,7 +59,7 @@ ROOMS = {
         (
             *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
             *("madkv.server.disk", "madkv.server.host", "madkv.server.node", "madkv.server.peers"),
-            *("madkv.server.parts", "madkv.server.process", "madkv.server.replica"),
+            *("madkv.server.parts", "madkv.server.process", "madkv.server.reactor", "madkv.server.replica"),
         ),
         ("attr", "attrs", "twisted", "zope"),
     ),

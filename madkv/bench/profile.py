@@ -51,7 +51,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """By the file of the innermost frame, the first that fits."""
 OTHER = "other"
 WAITS = {
-    "_poll": "waits for sockets",
+    "doPoll": "waits for sockets",
     "poll": "waits for sockets",
     "_wait": "waits for an answer",
     "_lines": "waits for a line",

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 TICK_SECONDS = 0.002
-WAITING = frozenset({"_poll", "doPoll", "sigwait", "wait", "poll", "get", "_wait", "_run", "_lines"})
+WAITING = frozenset({"doPoll", "sigwait", "wait", "poll", "get", "_wait", "_run", "_lines"})
 """Functions of the main thread, or of one with a queue, that do nothing but wait when a tick finds them."""
 
 

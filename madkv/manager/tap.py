@@ -28,6 +28,7 @@ from madkv.server.host import ReplicaHost
 from madkv.server.node import Node, Seat
 from madkv.server.parts import Machine
 from madkv.server.process import usage_errors, whole_number
+from madkv.server.reactor import installed_reactor
 from madkv.settings import MANAGERS, Settings, check_group_size
 from madkv.storage.overlay import AppliedPairs
 from madkv.wire import codec
@@ -286,6 +287,5 @@ class ManagerService(Node):
 
 def makeService(options: Options) -> ManagerService:
     """The manager that the options describe; nothing is opened yet."""
-    from twisted.internet import reactor
-
+    reactor = installed_reactor()
     return ManagerService(options["shape"], reactor)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NoReturn
 
 from twisted.application.service import Service
@@ -110,11 +109,9 @@ class Process(Service):
     def startService(self) -> None:
         """Open everything."""
         super().startService()
-        # Twisted counts by the clock that people set: set back an hour, no timer would fire for an hour.
+        # As DaemonReactor does by itself.
         assert not self.reactor.getDelayedCalls()
         self.reactor.seconds = time.monotonic
-        if type(self.reactor).__module__ == "twisted.internet.epollreactor":
-            self.reactor.doIteration = partial(_poll, self.reactor)
         _raise_file_limit()
         self._take_signals()
         self.open()
@@ -154,22 +151,6 @@ class Process(Service):
             self._is_ending = True
             self.log.info("asked to end")
             self.reactor.stop()
-
-
-def _poll(reactor: Any, seconds: float | None) -> None:
-    """As EPollReactor.doPoll, but without a log context around each event.
-
-    To set one up, which nothing here asks for, takes about as long as handling a small box. What a handler raises is
-    caught and logged by `_doReadOrWrite` itself.
-    """
-    try:
-        events = reactor._poller.poll(-1 if seconds is None else seconds, len(reactor._selectables))
-    except InterruptedError:
-        return
-    for descriptor, event in events:
-        selectable = reactor._selectables.get(descriptor)
-        if selectable is not None:
-            reactor._doReadOrWrite(selectable, descriptor, event)
 
 
 def _is_in_background() -> bool:

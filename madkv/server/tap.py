@@ -19,6 +19,7 @@ from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
 from madkv.server.parts import Tuning
 from madkv.server.process import Process, usage_errors, whole_number
+from madkv.server.reactor import installed_reactor
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
 from madkv.storage.memory import MemoryStore
@@ -150,7 +151,6 @@ class ServerService(Process):
 
 def makeService(options: Options) -> Process:
     """The server that the options describe; nothing is opened yet."""
-    from twisted.internet import reactor
-
+    reactor = installed_reactor()
     shape: Shape | None = options["shape"]
     return ServerService(options["listen"], reactor) if shape is None else ClusteredServer(shape, reactor)
