@@ -7,6 +7,7 @@ from madkv.operations import OpenSession, Own
 from madkv.raft.core import Role
 from madkv.raft.messages import Append, Heartbeat
 from madkv.ranges import KeyRange, Ownership
+from madkv.server.parts import PATIENCE_SECONDS
 from tests.stepped import ELECTION_TICKS_MAX, ReplicaTestCase, put
 
 
@@ -63,12 +64,36 @@ class ProposeTest(ReplicaTestCase):
         group.settle()
         self.assertEqual(calls, [[False], [False]], "the second answer is the first one's, not: it was there")
 
+    def test_a_batch_waits_for_nobody_who_is_gone(self) -> None:
+        """It goes to the quickest alone; when one of them is gone, to all, and long before the next tick."""
+        group = self.make(3)
+        leader = group.elect(0)
+        for gone in (1, 2, 1):
+            other = 3 - gone
+            # All get what is on its way at a tick: the other one answers too late to be one of the quickest.
+            leader.propose(put(b"k", b"v"))
+            group.clock.advance(0)
+            group.cut = {other}
+            group.tick()
+            group.cut = set()
+            group.tick(2)
+            group.cut = {gone}
+            answers = leader.propose(put(b"k", b"v"))
+            group.settle()
+            self.assertEqual(answers, [], f"only {gone} was asked")
+            group.clock.advance(PATIENCE_SECONDS)
+            group.settle()
+            self.assertEqual(answers, [True])
+            group.cut = set()
+            group.tick(2)
+
     def test_a_lost_leadership_is_no_refusal(self) -> None:
         """The entry is in the log, and the next leader may commit it: nobody may say that it was not executed."""
         group = self.make(3)
         old = group.elect(0)
         group.cut = {1}
         old.disk.is_quick = False
+        old.replica.core.hurry()  # So that 2 gets it at once, whoever is the quickest.
         answers = old.propose(put(b"k", b"v"))
         group.settle()
         self.assertEqual(answers, [])

@@ -162,6 +162,19 @@ class RaftCore(ReplicaState):
         return self._leading.index_to_keep if self._leading is not None else None
 
     @property
+    def batch_on_its_way(self) -> int | None:
+        """As the leader of others: the last entry of a batch that is not committed yet; None when there is none."""
+        leading = self._leading
+        if leading is None or self.commit_index >= leading.batch_end or not leading.progress:
+            return None
+        return leading.batch_end
+
+    def hurry(self) -> None:
+        """The batch takes long, or will: let others have it than those who are the quickest as a rule."""
+        if self._leading is not None:
+            self._leading.hurry()
+
+    @property
     def _last_to_persist(self) -> int:
         """The last entry that the disk may be given: a leader's takes part in the batch that is on its way."""
         leading = self._leading

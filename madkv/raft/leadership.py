@@ -20,7 +20,11 @@ from madkv.raft.messages import (
     TimeoutNow,
 )
 from madkv.raft.progress import Flow, Progress
+from madkv.raft.quickest import Quickest
 from madkv.raft.state import ReplicaState
+
+LARGE_BATCH = 8
+"""Entries of a batch that goes to all at once."""
 
 
 class Leadership:
@@ -53,6 +57,9 @@ class Leadership:
         self._served_next: Member | None = None
         self.batch_end = 0
         """Up to where the log may be sent and written: its end when the batch before this one was committed."""
+        self._late_end = 0  # the same for those peers that no batch waits for: see `serve_peers`
+        self._asked_end = 0  # the batch that was on its way at the last tick, and went to all then
+        self._quick_to_write = Quickest(state)
         self.has_more_to_send = False
         """Whether the last Ready may not have carried all that may be sent."""
         self.snapshots_wanted: list[Member] = []
@@ -64,8 +71,7 @@ class Leadership:
         self.rounds: deque[tuple[int, int, list[Hashable]]] = deque()
         """Rounds whose answers have not come: (round, index, reads), oldest first."""
         self._round_of_all = 0  # the latest that all were asked in
-        self._quick: list[Member] = []  # voters that have answered it, in that order
-        self._asked: list[Member] = []  # whoever is asked in a round of reads: see `start_round`
+        self._quick_to_answer = Quickest(state)
         self.follow_configuration()
         # Without it a leader cannot know what is committed, and reads would have to wait (section 8).
         self._term_start_index = state.append_own(EntryKind.NOOP)
@@ -88,6 +94,7 @@ class Leadership:
                 return
         if state.stalled_ticks >= STALLED_TICKS and self._let_another_lead():
             return
+        self._serve_late()
         self._heartbeat_elapsed += 1
         if self._heartbeat_elapsed >= HEARTBEAT_TICKS:
             self._heartbeat_elapsed = 0
@@ -95,11 +102,22 @@ class Leadership:
                 if self._is_active(progress):
                     self._ask_again(to, progress)
             if self.rounds:
-                self._asked = [*self.progress]  # One that was asked is gone, or slow.
+                self._quick_to_answer.ask_all(self.progress)  # One that was asked is gone, or slow.
             self.round += 1
             self._round_of_all = self.round
-            self._quick = []
+            self._quick_to_answer.all_are_asked()
             self._send_heartbeats(self.progress)
+
+    def _serve_late(self) -> None:
+        """Let all have what there is, and see who is quick with the batch that is on its way."""
+        self._late_end = self._asked_end = self.batch_end
+        if self.batch_end > self._state.commit_index:
+            self._quick_to_write.all_are_asked()
+
+    def hurry(self) -> None:
+        """The batch on its way takes long, or will: one that it waits for is gone or busy. Let all have it."""
+        self._late_end = self.batch_end
+        self._quick_to_write.ask_all(self.progress)
 
     def _let_another_lead(self) -> bool:
         """This leader's disk hangs. It could go on for ever: heartbeats need no disk, and others' may commit.
@@ -163,7 +181,8 @@ class Leadership:
         for new in sorted(peers - self.progress.keys()):
             self.progress[new] = Progress(next_index=state.log.last_index + 1, heard_tick=state.ticks)
         self.voting = [self.progress[peer] for peer in peers & state.configuration.voters]
-        self._quick, self._asked = [], list(peers)
+        self._quick_to_answer.ask_all(peers)
+        self._quick_to_write.ask_all(peers)
         self.has_more_to_send = self.has_more_to_send and bool(peers)
         # Of fewer voters those that have answered may be a majority.
         self._release_rounds()
@@ -208,6 +227,8 @@ class Leadership:
             return False
         assert message.match_index <= log.last_index
         if progress.acknowledged(message.match_index):
+            if message.match_index >= self._asked_end:
+                self._quick_to_write.answered(message.sender)
             if progress.flow is Flow.SNAPSHOT and message.match_index + 1 >= log.first_index:
                 progress.replicate()  # An earlier stream has arrived after all, and the log has what follows.
             if self._transfer_to == message.sender:
@@ -215,7 +236,9 @@ class Leadership:
             self.count_acknowledgements()
         # The last ones to answer change nothing, mostly.
         return (
-            state.commit_index > commit_index or progress.next_index <= self.batch_end or self._transfer_to is not None
+            state.commit_index > commit_index
+            or progress.next_index <= self._end_for(message.sender)
+            or self._transfer_to is not None
         )
 
     def step_append_refusal(self, message: AppendRefusal) -> None:
@@ -238,7 +261,7 @@ class Leadership:
         if progress is None:
             return False
         if message.round == self._round_of_all:
-            self._note_quick(message.sender)
+            self._quick_to_answer.answered(message.sender)
         if message.round > progress.acked_round:
             progress.acked_round = message.round
             waiting = len(self.rounds)
@@ -266,12 +289,18 @@ class Leadership:
 
         One batch is on its way at a time: until it is committed the next one gathers, and costs all members one message
         and one commit, however many calls it is made of. Those who lack earlier entries get them meanwhile.
+
+        It goes to as many as make a majority, the quickest; the others get what there is with every tick, at a fraction
+        of the cost, or when `hurry` is called. A large one goes to all: a message and a commit each are little beside
+        what it holds, and then it waits for nobody who happens to be busy.
         """
         bounds, order = self._state.bounds, [*self.progress.items()]
         self._entries_left, self._bytes_left = bounds.turn_entries, bounds.turn_bytes
         # Nothing is proposed while the leadership is handed over, and whoever takes it needs all there is.
         if self._state.commit_index >= self.batch_end or self._transfer_to is not None:
             self.batch_end = self._state.log.last_index
+            if self._transfer_to is not None or self.batch_end - self._state.commit_index >= LARGE_BATCH:
+                self._late_end = self.batch_end
         if self.has_more_to_send:
             self.has_more_to_send = False
             if self._served_next in self.progress:
@@ -284,13 +313,17 @@ class Leadership:
                 self.has_more_to_send = True
                 return
 
+    def _end_for(self, to: Member) -> int:
+        """Up to where the log may be sent to this peer."""
+        return self.batch_end if to in self._quick_to_write.members else self._late_end
+
     def _send_entries(self, to: Member, progress: Progress) -> None:
         """Send what the peer lacks, as far as the flow allows and this Ready may carry."""
-        batch_end, in_flight_max = self.batch_end, self._state.bounds.in_flight_bytes
+        end, in_flight_max = self._end_for(to), self._state.bounds.in_flight_bytes
         while not progress.is_waiting and progress.in_flight_bytes < in_flight_max:
             if progress.flow is Flow.SNAPSHOT:
                 return
-            if progress.flow is Flow.REPLICATE and progress.next_index > batch_end:
+            if progress.flow is Flow.REPLICATE and progress.next_index > end:
                 return
             if self._entries_left <= 0 or self._bytes_left <= 0:
                 return
@@ -312,8 +345,8 @@ class Leadership:
                 self.snapshots_wanted.append(to)
             return False
         entries: list[Entry] = []
-        if with_entries and progress.next_index <= self.batch_end:
-            last = min(self.batch_end, previous + bounds.append_entries)
+        if with_entries and progress.next_index <= self._end_for(to):
+            last = min(self._end_for(to), previous + bounds.append_entries)
             entries = log.entries(progress.next_index, last, bounds.append_bytes)
         state.send_now(
             Append(
@@ -342,14 +375,6 @@ class Leadership:
             progress.is_waiting = False
         elif progress.flow is Flow.REPLICATE and progress.match_index + 1 < progress.next_index:
             self._send_append(to, progress, with_entries=False)
-
-    def _note_quick(self, sender: Member) -> None:
-        """A peer has answered the round of all: the first ones that make a majority are asked for reads from now on."""
-        voters, quick = self._state.configuration.voters, self._quick
-        if sender in voters and sender not in quick:
-            quick.append(sender)
-            if len(quick) + self._state.is_voter == len(voters) // 2 + 1:
-                self._asked = quick.copy()
 
     def _send_heartbeats(self, to_whom: Iterable[Member]) -> None:
         state = self._state
@@ -400,8 +425,8 @@ class Leadership:
         """Give all reads that wait a round of their own, once that of the others before them is answered.
 
         No more peers are asked than are needed: those that were the first to answer when all were asked last, as they
-        are with each heartbeat. Should one of them be gone, reads wait until then, which is a few ticks. While there
-        are entries to commit all are asked, since any of them may be busy with its disk.
+        are with each heartbeat. Should one of them be gone, reads wait until then, which is a few ticks. Where there
+        are writes too, those are likely to be other ones than a batch goes to: they have less to do.
 
         A read joins only a round that has not been sent. Otherwise: round 7 goes out; a new leader commits a write;
         a read comes in here and joins; the answers to round 7, given before that write, release it: a stale read.
@@ -412,7 +437,7 @@ class Leadership:
         self.round += 1
         self.rounds.append((self.round, commit_index, self.reads_waiting))
         self.reads_waiting = []
-        self._send_heartbeats(self._asked if self._state.log.last_index == commit_index else self.progress)
+        self._send_heartbeats(self._quick_to_answer.members)
         self._release_rounds()
 
     def _release_rounds(self) -> None:

@@ -24,6 +24,8 @@ from madkv.storage.snapshot import PIECE_BYTES, SnapshotHead, SnapshotReader
 
 TICK_SECONDS = 0.06
 """An election time-out is 10 to 20 ticks, so 0.6 to 1.2 s."""
+PATIENCE_SECONDS = 0.02
+"""How long a batch may be on its way before all get it."""
 APPLIED_PER_SLICE = 256
 """Entries applied before others get their turn: a few milliseconds."""
 
@@ -91,6 +93,7 @@ class Tuning:
     """How often things happen that happen by themselves; simulations make them happen often."""
 
     tick_seconds: float = TICK_SECONDS
+    patience_seconds: float = PATIENCE_SECONDS
     flush_bytes: int = FLUSH_BYTES
     flush_entries: int = FLUSH_ENTRIES
     flush_rows: int = FLUSH_ROWS

@@ -17,6 +17,7 @@ alone would be wrong: a new leader's entry may stand there.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -36,6 +37,7 @@ from madkv.storage.batch import Batch
 from madkv.storage.snapshot import SnapshotHead
 
 Answered = Callable[[Outcome], None]
+Soon = Callable[[Callable[[], None]], Any]
 
 
 @attrs.define(eq=False)
@@ -99,6 +101,7 @@ class Replica:
         self._pairs = pairs
         self._disk = disk
         self._clock = clock
+        self._soon: Soon = getattr(clock, "soon", None) or partial(clock.callLater, 0)
         self._send = send
         self._failed = failed
         self._leadership_changed = leadership_changed
@@ -107,8 +110,9 @@ class Replica:
         self._is_running = False
         self._has_failed = False
         self._ticker: IDelayedCall | None = None
+        self._patience: IDelayedCall | None = None
         # Turns.
-        self._turn_call: IDelayedCall | None = None
+        self._is_turn_due = False
         self._is_in_turn = False
         self._wants_turn = False
         # As leader.
@@ -153,7 +157,7 @@ class Replica:
     def halt(self) -> None:
         """Do and say nothing any more, as when the power fails."""
         self._is_running = False
-        for call in (self._ticker, self._turn_call):
+        for call in (self._ticker, self._patience):
             if call is not None and call.active():
                 call.cancel()
         self._streams.close()
@@ -250,12 +254,14 @@ class Replica:
             self._wants_turn = True
         elif self._disk.is_immediate:
             self._turn()
-        elif self._turn_call is None:
-            self._turn_call = self._clock.callLater(0, self._called)
+        elif not self._is_turn_due:
+            self._is_turn_due = True
+            self._soon(self._called)
 
     def _called(self) -> None:
-        self._turn_call = None
-        self._turn()
+        self._is_turn_due = False
+        if self._is_running:
+            self._turn()
 
     def _turn(self) -> None:
         self._is_in_turn = self._wants_turn = True
@@ -287,6 +293,8 @@ class Replica:
         ready = self.core.ready(takes_entries=not self._to_apply, takes_persist=not self._is_disk_busy)
         if ready.messages:
             self._send(ready.messages)
+            if self._patience is None and self.core.led_term is not None:
+                self._watch_batch()
         if self.core.led_term != self._led_term:
             self._note_leadership()
         for piece in ready.pieces:
@@ -318,6 +326,20 @@ class Replica:
         if self.core.has_more_to_send:
             self._turn_later()
 
+    def _watch_batch(self) -> None:
+        """See to it that the batch on its way, if there is one, does not wait for long for somebody who is gone."""
+        batch = self.core.batch_on_its_way
+        if batch is not None:
+            self._patience = self._clock.callLater(self._tuning.patience_seconds, self._lose_patience, batch)
+
+    def _lose_patience(self, batch: int) -> None:
+        self._patience = None
+        if self.core.batch_on_its_way == batch:
+            self.core.hurry()
+            self._wake()
+        else:
+            self._watch_batch()
+
     def _send_what_waited(self) -> None:
         messages = self.core.take_messages()
         if messages:
@@ -325,8 +347,9 @@ class Replica:
 
     def _turn_later(self) -> None:
         """There is more to do; others on this reactor have their turn first."""
-        if self._turn_call is None and self._is_running:
-            self._turn_call = self._clock.callLater(0, self._called)
+        if not self._is_turn_due and self._is_running:
+            self._is_turn_due = True
+            self._soon(self._called)
 
     def _tell(self, callback: Callable[[Any], None], what: Any) -> None:
         """A caller's failure is its own: this replica goes on."""
@@ -437,6 +460,8 @@ class Replica:
                 if batch.hard_state is not None:
                     self._wants_turn = True  # For what an election leads to.
             else:
+                if batch.applied_index is not None:
+                    self.core.hurry()  # It takes long, and others do not have to wait for it.
                 # A follower has little else to do meanwhile; a leader takes in the next batch.
                 self._run_on_disk(
                     lambda: self._storage.write(batch),

@@ -309,20 +309,51 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ],
     ),
     (
-        "fewer asked for reads than make a majority",
+        "fewer asked than make a majority",
+        "quickest.py",
+        [
+            (
+                "if len(first) + self._state.is_voter == len(voters) // 2 + 1:",
+                "if len(first) + self._state.is_voter == len(voters) // 2:",
+            ),
+        ],
+    ),
+    (
+        "who is not the quickest falls behind for ever",
         "leadership.py",
         [
             (
-                "if len(quick) + self._state.is_voter == len(voters) // 2 + 1:",
-                "if len(quick) + self._state.is_voter == len(voters) // 2:",
+                "        self._late_end = self._asked_end = self.batch_end\n",
+                "        self._asked_end = self.batch_end\n",
             ),
+        ],
+    ),
+    (
+        "who was quick to write once is so for ever",
+        "leadership.py",
+        [
+            ("            self._quick_to_write.all_are_asked()\n", "            pass\n"),
+        ],
+    ),
+    (
+        "a large batch waits for the quickest alone",
+        "leadership.py",
+        [
+            (" or self.batch_end - self._state.commit_index >= LARGE_BATCH:", ":"),
+        ],
+    ),
+    (
+        "the target of a hand-over lacks the latest entries",
+        "leadership.py",
+        [
+            ("if self._transfer_to is not None or self.batch_end - self", "if self.batch_end - self"),
         ],
     ),
     (
         "who answered late is asked for reads for ever",
         "leadership.py",
         [
-            ("            self._quick = []\n", ""),
+            ("            self._quick_to_answer.all_are_asked()\n", ""),
         ],
     ),
     (
@@ -935,7 +966,7 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "Append of any number of entries",
         "leadership.py",
         [
-            ("last = min(self.batch_end, previous + bounds.append_entries)", "last = self.batch_end"),
+            ("last = min(self._end_for(to), previous + bounds.append_entries)", "last = self._end_for(to)"),
         ],
     ),
     (

@@ -134,7 +134,7 @@ class ReadIndexTest(SynchronousTestCase):
         group, leader = self.group, self.leader
         group.tick(HEARTBEAT_TICKS, only=[1])
         group.settle()
-        (asked,) = leader.core._leading._asked if leader.core._leading else ()
+        (asked,) = leader.core._leading._quick_to_answer.members if leader.core._leading else ()
         gone = without(asked.replica)
         group.read(1, "first")
         group.settle(gone)
@@ -198,6 +198,7 @@ class ReadIndexTest(SynchronousTestCase):
 
     def test_a_read_does_not_wait_for_a_disk(self) -> None:
         """Followers answer for the term, which is on their disks; what they are writing is of no account."""
+        self.leader.core.hurry()
         self.leader.core.propose(b"value")
         self.group.collect()
         for message in self.group.sent(Append):

@@ -64,6 +64,7 @@ class TransferTest(SynchronousTestCase):
         self.assertEqual((self.leader.core.role, self.leader.core.term), (Role.LEADER, 1))
         self.assertEqual(self.leader.core.propose(b"value"), 2)
         self.group.settle(without(2))
+        self.group.run(1, without(2))  # It may have waited for 2.
         self.assertEqual(self.leader.payloads, [b"value"])
 
     def test_who_does_not_answer_is_no_target(self) -> None:
