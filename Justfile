@@ -17,6 +17,8 @@ mod storage 'justmod/storage.just'
 mod sim 'justmod/sim.just'
 # a cluster on this machine, in the background
 mod cluster 'justmod/cluster.just'
+# certificates
+mod tls 'justmod/tls.just'
 # real processes under faults
 mod chaos 'justmod/chaos.just'
 

@@ -55,8 +55,11 @@ setup(
     package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"]},
     install_requires=[
         "attrs>=23.2,<27",
+        "cryptography>=43,<51",
         "lmdb>=3,<4",
         "sortedcontainers>=2.4,<3",
+        "pyOpenSSL>=24.2,<27",
+        "service-identity>=24.1,<27",
         "Twisted>=24.7,<27",
     ],
     extras_require={

@@ -1,11 +1,14 @@
 """The `madkv` command: the shell for people, the line interface for programs, and what operators need."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from madkv import __version__
+from madkv.errors import MadKVError
+from madkv.tls import OPTIONS, VARIABLES, tls_files
 
 DEFAULT_SERVER = "127.0.0.1:3777"
 
@@ -51,7 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_argument("directory", type=Path, metavar="DIR", help="what the node has as --backer")
     command.add_argument("--json", action="store_true", help="print one JSON object")
+    for name in ("shell", "client", "replace-disk", "status"):
+        for option, what in zip(OPTIONS, ("the CA that counts", "your certificate", "the key to it"), strict=True):
+            help_text = f"PEM file with {what}; default: $MADKV_{option.replace('-', '_').upper()}, or no TLS"
+            commands.choices[name].add_argument(f"--{option}", metavar="FILE", help=help_text)
     options = parser.parse_args(argv)
+    for option, variable in zip(OPTIONS, VARIABLES, strict=True):
+        if path := getattr(options, option.replace("-", "_"), None):
+            os.environ[variable] = path
+    if options.command != "check":
+        try:
+            tls_files(None, None, None, os.environ)
+        except MadKVError as error:
+            parser.error(str(error))
     if options.command == "replace-disk":
         from madkv.client.replace_disk import replace_disk
 

@@ -95,6 +95,10 @@ class ProtocolError(MadKVError):
     """What arrived are not the boxes or the answers that were agreed on; the connection is of no more use."""
 
 
+class TLSError(ProtocolError):
+    """One side refuses the other's certificate, or speaks no TLS. Another try helps once that is mended."""
+
+
 class OutcomeUnknown(MadKVError):
     """A write's answer was lost, and the session that would tell has ended: it may or may not have taken effect."""
 

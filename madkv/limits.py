@@ -36,6 +36,12 @@ PEER_REFUSALS_KEPT = 16
 STRANGER_SECONDS_MAX = 10.0
 """How long a connection to a replica may stay without saying who it is."""
 
+# --- TLS --------------------------------------------------------------------------------------------------------------
+TLS_HANDSHAKE_SECONDS_MAX = 5.0
+"""How long a connection may take until the other side's certificate is accepted."""
+TLS_REFUSALS_KEPT = 64
+"""Refusals by a port, each once from a host, that are remembered so that each is logged once."""
+
 # --- Scans -----------------------------------------------------------------------------------------------------------
 SCAN_PAGE_BYTES = 256 * KIB
 """A page ends with the pair that reaches this many bytes, so it is at most this plus one pair."""

@@ -32,7 +32,7 @@ class Room(NamedTuple):
 PURE = (
     *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
     *("madkv.partitions", "madkv.ranges", "madkv.session_rows", "madkv.settings", "madkv.state_machine"),
-    "madkv.values",
+    *("madkv.tls", "madkv.values"),
     "madkv.raft.configuration",
 )
 PURE_ROOM = Room(PURE, ("attr", "attrs"), NOT_PURE)
@@ -49,6 +49,7 @@ ROOMS = {
     "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "twisted", "zope")),
+    "madkv.wire.tls": Room(PURE, ("OpenSSL", "attr", "attrs", "cryptography", "service_identity", "twisted", "zope")),
     "madkv.server.": Room(
         (*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")
     ),
@@ -65,10 +66,11 @@ ROOMS = {
     ),
     **dict.fromkeys(PURE_WIRE, Room((*PURE, *PURE_WIRE), (), NOT_PURE)),
     **dict.fromkeys(PURE_CLIENT, PURE_CLIENT_ROOM),
-    **dict.fromkeys(ASYNCIO_CLIENT, Room((*PURE, *PURE_WIRE, *PURE_CLIENT, *ASYNCIO_CLIENT))),
+    **dict.fromkeys(ASYNCIO_CLIENT, Room((*PURE, *PURE_WIRE, *PURE_CLIENT, *ASYNCIO_CLIENT, "madkv.client.secure"))),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.operate.": Room(
-        (*PURE, "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs")
+        (*PURE, "madkv.client.secure", "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."),
+        ("attr", "attrs"),
     ),
     "madkv.cli": Room((*PURE, "madkv.client.", "madkv.operate.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),
@@ -88,12 +90,14 @@ ROOMS = {
             "twisted",
         ),
     ),
-    "madkv.testing.": Room(("madkv.",), ("attr", "attrs", "psutil", "sortedcontainers", "twisted", "zope")),
+    "madkv.testing.": Room(
+        ("madkv.",), ("attr", "attrs", "cryptography", "psutil", "sortedcontainers", "twisted", "zope")
+    ),
     "madkv.": Room(),
 }
 
 # Modules that the line client must not load: a driver starts a hundred clients, each at the cost of its imports.
-HEAVY = ("asyncio", "attr", "attrs", "inspect", "logging", "twisted", "zope")
+HEAVY = ("asyncio", "attr", "attrs", "inspect", "logging", "madkv.tls", "ssl", "twisted", "zope")
 
 
 def room_of(module: str) -> str:

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from madkv.bench.machine import form_of, note_run, read_record
 from madkv.bench.projects import PROJECTS, Configuration, Project, read_result
+from madkv.testing import certificates
 from madkv.testing.checkout import revision
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import words
+from madkv.testing.options import add_shared, words
 from madkv.testing.service import Service, ServiceError
 
 STOP_SECONDS_MAX = 10.0
@@ -73,15 +74,21 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
 
 
 def launched(
-    configuration: Configuration, just: str, root: Path
+    configuration: Configuration, just: str, root: Path, tls: bool
 ) -> AbstractContextManager[Service] | AbstractContextManager[Cluster] | AbstractContextManager[None]:
     """What a run is made against, to be entered; None for a tool that launches what it needs. Raises ServiceError."""
     if configuration.cluster:
-        return Cluster.local(root, *configuration.cluster)
+        return Cluster.local(root, *configuration.cluster, tls=tls)
+    if tls:
+        directory = root / certificates.DIRECTORY
+        certificates.make(directory, {certificates.SOLO: ["127.0.0.1"]}, [certificates.USUAL_CLIENT])
+        os.environ.update(certificates.environment(directory))  # those that launch what they need make others
     return nullcontext() if configuration.launches_its_own else Service.solo(just)
 
 
-def run_one(project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str]) -> bool:
+def run_one(
+    project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str], tls: bool = False
+) -> bool:
     """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
     log = configuration.log(logs)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,7 @@ def run_one(project: Project, configuration: Configuration, just: str, logs: Pat
     command = [sys.executable, "-m", *configuration.tool_words, "--just", just, "--log", str(log), *options]
     with (
         tempfile.TemporaryDirectory(prefix="madkv-run-") as root,
-        launched(configuration, just, Path(root)) as service,
+        launched(configuration, just, Path(root), tls) as service,
         tempfile.TemporaryFile("w+", errors="backslashreplace") as said,
     ):
         if service:
@@ -133,7 +140,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def run_all(project: Project, logs: Path, just: str, quick: bool, again: bool, seconds: float) -> int:
+def run_all(
+    project: Project, logs: Path, just: str, quick: bool, again: bool, seconds: float, tls: bool = False
+) -> int:
     """Run what lacks; the exit status."""
     todo = lacking(project, logs, quick, again)
     there = len(project.configurations) - len(todo)
@@ -156,7 +165,7 @@ def run_all(project: Project, logs: Path, just: str, quick: bool, again: bool, s
         print(f"[{done + 1} of {len(todo)}] {configuration.command}  (about {left} left)", flush=True)
         run_began = time.monotonic()
         try:
-            passed = run_one(project, configuration, just, logs, options_of(configuration, quick, seconds))
+            passed = run_one(project, configuration, just, logs, options_of(configuration, quick, seconds), tls)
         except ServiceError as error:
             print(error, file=sys.stderr)
             passed = False
@@ -183,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", choices=("yes", "no"), default="no", help="also what is there (default: no)")
     parser.add_argument("--seconds", type=float, default=0, help="end each run phase after so long (default: 0, never)")
     parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")
+    add_shared(parser, "tls")
     arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     interrupt_on_terminate()
     project = PROJECTS[arguments.project]
@@ -190,7 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         logs.mkdir(parents=True, exist_ok=True)
         return run_all(
-            project, logs, arguments.just, arguments.quick == "yes", arguments.again == "yes", arguments.seconds
+            project,
+            logs,
+            arguments.just,
+            arguments.quick == "yes",
+            arguments.again == "yes",
+            arguments.seconds,
+            certificates.are_wanted(arguments),
         )
     except OSError as error:
         print(f"madkv: {error}", file=sys.stderr)

@@ -23,10 +23,11 @@ from madkv.bench.results import Phase, format_results
 from madkv.bench.workload import DEFAULTS, Call, CoreWorkload, WorkloadError, fault, read_properties, workload_text
 from madkv.operate.ask import ask_map
 from madkv.partitions import PartitionMap
+from madkv.testing import certificates
 from madkv.testing.checkout import origin
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
-from madkv.testing.options import whole, words
+from madkv.testing.options import add_shared, whole, words
 from madkv.testing.transcript import Progress, print_result
 
 READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
@@ -240,6 +241,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--address", default="127.0.0.1:3777", help="passed to it (default: 127.0.0.1:3777)")
     parser.add_argument("--just", default="just", help="the command that runs recipes (default: just)")
     parser.add_argument("--log", type=Path, help="also write what goes to stdout to this file")
+    add_shared(parser, "tls")
     parser.add_argument("--ops", type=whole, help="operations a client (default: the workload's operationcount, 10000)")
     parser.add_argument("--records", type=whole, help="records to load (default: the workload's recordcount, 10000)")
     parser.add_argument("--seed", type=whole, default=1, help="the same seed gives the same requests (default: 1)")
@@ -338,11 +340,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.log:
             arguments.log.parent.mkdir(parents=True, exist_ok=True)
             arguments.log.unlink(missing_ok=True)  # an old result must not pass for that of a run which fails
+        certificates.take(arguments)
         output = run(arguments)
         if arguments.log:
             arguments.log.write_text(output + "\n")
         print_result(output)
-    except (BenchError, WorkloadError) as error:
+    except (BenchError, WorkloadError, certificates.CertificatesError) as error:
         complain(f"madkv bench: {error}")
         return 1
     return 0

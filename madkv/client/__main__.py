@@ -11,7 +11,10 @@ try:
 except KeyboardInterrupt:  # most of the time to start passes here
     sys.exit(EXIT_INTERRUPTED)
 
-USAGE = "usage: python -m madkv.client --server HOST:PORT | --managers HOST:PORT,HOST:PORT,..."
+USAGE = (
+    "usage: python -m madkv.client --server HOST:PORT | --managers HOST:PORT,HOST:PORT,... "
+    "[--tls-ca FILE --tls-cert FILE --tls-key FILE]"
+)
 HELLO = "a client of {}; type GET <key> and the like, one call a line; STOP or Ctrl-D ends it"
 EXIT_USAGE = 2
 
@@ -40,6 +43,19 @@ def _keep_stderr_open() -> None:
             os.close(null)  # it may have got the number of a stdout that is closed, too, and must not pass for one
 
 
+def _without_tls(words: list[str]) -> list[str]:
+    """Words without the options of TLS, which become the variables of the environment that they stand before."""
+    rest = []
+    while words:
+        if words[0] in ("--tls-ca", "--tls-cert", "--tls-key") and len(words) > 1:
+            os.environ["MADKV_" + words[0][2:].replace("-", "_").upper()] = words[1]
+            words = words[2:]
+        else:
+            rest.append(words[0])
+            words = words[1:]
+    return rest
+
+
 def main(arguments: list[str]) -> int:
     """Read the command line (by hand: argparse alone would double the time to start), serve stdin."""
     _keep_stderr_open()
@@ -51,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
         print(f"{USAGE}\n\n{line.__doc__}")
         return 0
-    words = [word for argument in arguments for word in argument.split("=", 1)]
+    words = _without_tls([word for argument in arguments for word in argument.split("=", 1)])
     try:
         if len(words) != 2 or words[0] not in ("--server", "--managers"):
             raise MadKVError(USAGE)

@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from madkv.addresses import Address
-from madkv.client.aio_connection import connect, fail
+from madkv.client.aio_connection import Connection, connect, fail
 from madkv.client.inflight import CallsInFlight
 from madkv.limits import CLIENT_ID_BYTES
+from madkv.tls import TLSFiles, tls_files
 
 T = TypeVar("T")
 
@@ -38,9 +39,10 @@ class AsyncClient(CallsInFlight):
         *,
         managers: str | Iterable[str | Address] | None = None,
         notice: Callable[[str], object] | None = None,
+        tls: TLSFiles | None = None,
     ) -> None:
-        """Raises InvalidArgument unless there is either a server or managers, at addresses."""
-        super().__init__(LoopDriver(), os.urandom(CLIENT_ID_BYTES), server, managers, notice or (lambda line: None))
+        """Raises InvalidArgument unless there is either a server or managers, at addresses, and for files of no use."""
+        super().__init__(LoopDriver(tls), os.urandom(CLIENT_ID_BYTES), server, managers, notice or (lambda line: None))
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -89,8 +91,19 @@ class LoopDriver:
 
     unreachable: tuple[type[Exception], ...] = (OSError,)
     cancelled: type[BaseException] = asyncio.CancelledError
-    connect = staticmethod(connect)
     fail = staticmethod(fail)
+
+    def __init__(self, tls: TLSFiles | None = None) -> None:
+        """With `tls`, or the variables of the environment that stand for it, connections are TLS."""
+        self._tls = tls or tls_files(None, None, None, os.environ)
+        if self._tls is not None:
+            from madkv.client.secure import context_of
+
+            context_of(self._tls)
+
+    async def connect(self, address: Address, try_seconds: float) -> Connection:
+        """A connection to whichever address the name stands for."""
+        return await connect(address, try_seconds, self._tls)
 
     def waiter(self) -> "asyncio.Future[Any]":
         """A Future for one to await."""

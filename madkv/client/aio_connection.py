@@ -5,8 +5,9 @@ import socket
 from typing import Any
 
 from madkv.addresses import Address, show_address
-from madkv.errors import ProtocolError
+from madkv.errors import ProtocolError, TLSError
 from madkv.limits import BOX_BYTES_MAX, CONNECT_SECONDS_MAX
+from madkv.tls import TLSFiles
 from madkv.wire import codec
 from madkv.wire.boxes import Box, next_field_end, parse_boxes
 from madkv.wire.unanswered import Unanswered
@@ -39,6 +40,8 @@ class Connection(asyncio.Protocol):
         self.is_overdue = False
         """Whether the connection was closed because no answer came in time."""
         self.open = False
+        self.certified: frozenset[str] | None = None
+        """The names in the other side's certificate; None without TLS."""
 
     def call(self, command: bytes, fields: bytes) -> "asyncio.Future[Box]":
         """Send one call, with all others of this turn of the event loop; the future answer.
@@ -141,14 +144,20 @@ class Connection(asyncio.Protocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+        if self.certified is not None and isinstance(why, OSError):
+            from madkv.client.secure import why_lost
+
+            why = TLSError(why_lost(why))
         lost = self._why_closed or str(why or "the connection was lost")
         for answered in self._unanswered.take_all():
             fail(answered, CallLost(lost))
         self._lost.set_result(None)
 
 
-async def connect(address: Address, try_seconds: float) -> Connection:
-    """A connection to whichever address the name stands for. Raises OSError, TimeoutError among them."""
+async def connect(address: Address, try_seconds: float, tls: TLSFiles | None = None) -> Connection:
+    """A connection to whichever address the name stands for. Raises OSError, TimeoutError among them, and TLSError."""
+    if tls is not None:
+        return await _connect_with_tls(address, try_seconds, tls)
     loop = asyncio.get_running_loop()
     host, port = address
     try:
@@ -158,6 +167,31 @@ async def connect(address: Address, try_seconds: float) -> Connection:
             )
     except TimeoutError:
         raise TimeoutError(f"no connection to {show_address(address)} in time") from None
+    return connection
+
+
+async def _connect_with_tls(address: Address, try_seconds: float, tls: TLSFiles) -> Connection:
+    import ssl
+
+    from madkv.client.secure import fresh_context, names_of, why_failed
+
+    loop = asyncio.get_running_loop()
+    host, port = address
+    context = fresh_context(tls)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            transport, connection = await loop.create_connection(
+                lambda: Connection(try_seconds), host, port, ssl=context, happy_eyeballs_delay=0.25
+            )
+    except TimeoutError:
+        raise TimeoutError(f"no connection to {show_address(address)} in time") from None
+    except (ssl.SSLError, ConnectionResetError) as error:
+        raise TLSError(why_failed(error)) from None
+    try:
+        connection.certified = names_of(transport.get_extra_info("ssl_object"))
+    except TLSError:
+        await connection.abort()
+        raise
     return connection
 
 

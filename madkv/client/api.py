@@ -19,7 +19,9 @@ from twisted.python.failure import Failure
 
 from madkv.addresses import Address
 from madkv.client.inflight import CallsInFlight
+from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import CLIENT_ID_BYTES, CONNECT_SECONDS_MAX
+from madkv.tls import TLSFiles, tls_files
 from madkv.wire.caller import CallerProtocol
 
 T = TypeVar("T")
@@ -40,8 +42,13 @@ class Client(CallsInFlight):
         server: str | Address | None = None,
         *,
         managers: str | Iterable[str | Address] | None = None,
+        tls: TLSFiles | None = None,
     ) -> None:
-        super().__init__(ReactorDriver(reactor), os.urandom(CLIENT_ID_BYTES), server, managers, self._log)
+        """With `tls`, or the variables of the environment that stand for it, all connections are TLS.
+
+        Raises InvalidArgument unless there is either a server or managers, at addresses, and for files of no use.
+        """
+        super().__init__(ReactorDriver(reactor, tls), os.urandom(CLIENT_ID_BYTES), server, managers, self._log)
 
     def _log(self, line: str) -> None:
         self.log.info("{line}", line=line)
@@ -93,8 +100,13 @@ class ReactorDriver:
     )
     cancelled: type[BaseException] = CancelledError
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, tls: TLSFiles | None = None) -> None:
         self._reactor = reactor
+        self._tls = tls or tls_files(None, None, None, os.environ)
+        if self._tls is not None:
+            from madkv.wire.tls import Credentials
+
+            Credentials(self._tls)
 
     def waiter(self) -> Deferred[Any]:
         """A Deferred for one to await."""
@@ -135,6 +147,13 @@ class ReactorDriver:
 
     async def connect(self, address: Address, try_seconds: float) -> CallerProtocol:
         """Connect to whichever address the name stands for."""
-        endpoint = HostnameEndpoint(self._reactor, *address, timeout=CONNECT_SECONDS_MAX)
+        endpoint: Any = HostnameEndpoint(self._reactor, *address, timeout=CONNECT_SECONDS_MAX)
+        if self._tls is not None:
+            from madkv.wire.tls import Credentials
+
+            try:  # again for each connection, so that a client that lives long takes up new files
+                endpoint = Credentials(self._tls).connecting(endpoint, self._reactor, address)
+            except InvalidArgument as error:
+                raise TLSError(str(error)) from None
         connection: CallerProtocol = await connectProtocol(endpoint, CallerProtocol(self._reactor, try_seconds))
         return connection

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from madkv.addresses import Address
 from madkv.arguments import check_key, check_scan, check_value
-from madkv.client.connection import Connection
+from madkv.client.connection import Connection, connector
 from madkv.client.router import MANAGERS, Router, Tries, pace_of
 from madkv.client.scan import Piece
 from madkv.client.session import Session
@@ -37,6 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # at run time, importing typing would take as long as everything else here
     from typing import TypeVar
 
+    from madkv.tls import TLSFiles
+
     Answer = TypeVar("Answer")
 
 _AGAIN = (OSError, ProtocolError, Refused, Interrupted, InternalError, ScanExpired)
@@ -48,7 +50,8 @@ class BlockingClient:
 
     Every call is retried for ever until it has its answer, and takes effect exactly once. `notice` gets one line when
     a call begins to wait for something that is not there. `abandon_fd` is a file descriptor that somebody reads from:
-    when its reader is gone, whatever is being waited for is given up with Abandoned.
+    when its reader is gone, whatever is being waited for is given up with Abandoned. With `tls`, or the variables of
+    the environment that stand for it, all connections are TLS.
     """
 
     def __init__(
@@ -58,7 +61,10 @@ class BlockingClient:
         managers: str | Iterable[str | Address] | None = None,
         notice: Callable[[str], None] | None = None,
         abandon_fd: int | None = None,
+        tls: "TLSFiles | None" = None,
     ) -> None:
+        """Raises InvalidArgument for addresses that are none, and for TLS's files that are of no use."""
+        self._connect = connector(tls)
         self._router = Router(server, managers)
         self._client_id = os.urandom(CLIENT_ID_BYTES)
         self._router.pace = pace_of(self._client_id)
@@ -322,10 +328,11 @@ class BlockingClient:
         connection = self._connections.get(address)
         if connection is not None and connection.usable:
             return connection
-        connection = self._connections[address] = Connection(address, self._abandon_fd)
+        connection = self._connections[address] = self._connect(address, self._abandon_fd)
         try:
             version = codec.integer(b"version", codec.PROTOCOL_VERSION)
             hello = connection.exchange(codec.HELLO, version, tries.try_seconds)
+            connection.check_hello(hello)
             boot = self._router.check_hello(group, replica, hello)
         except MadKVError:
             connection.close()

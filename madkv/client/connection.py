@@ -14,6 +14,16 @@ READ_BYTES = 1 << 16
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
+TLS_VARIABLES = ("MADKV_TLS_CA", "MADKV_TLS_CERT", "MADKV_TLS_KEY")  # as madkv.tls has them
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from madkv.tls import TLSFiles
+
+    Connector = Callable[[Address, int | None], "Connection"]
+
+
 class Connection:
     """One socket, and at most one call on it that waits. `usable` until anything at all goes wrong on it.
 
@@ -69,6 +79,9 @@ class Connection:
             codec.raise_if_error(box, self._command)
         return box
 
+    def check_hello(self, hello: Box) -> None:
+        """Nobody can tell without TLS whether this answer to Hello is of who it says it is."""
+
     def close(self) -> None:
         """Close the socket."""
         self.usable = False
@@ -92,7 +105,10 @@ class Connection:
         consumed = needed = 0
         while not boxes:
             self._wait(seconds_max if data else first_seconds_max)
-            piece = self._socket.recv(READ_BYTES)
+            try:
+                piece = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                continue  # a part of what TLS sends at once
             if not piece:
                 raise ConnectionResetError("the server closed the connection")
             data = data + piece if data else piece
@@ -113,6 +129,23 @@ class Connection:
         if any(fd == self._abandon_fd for fd, _ in events):
             raise Abandoned("nobody reads the answers any more")
         return events[0][1]
+
+
+def connector(tls: "TLSFiles | None") -> "Connector":
+    """What makes connections: with TLS, where these files are given or the environment has them; else without.
+
+    Raises InvalidArgument for files that are of no use, and for one or two of the three.
+    """
+    if tls is None and not any(variable in os.environ for variable in TLS_VARIABLES):
+        return Connection
+    from madkv.client.secure import SecureConnection, context_of
+    from madkv.tls import tls_files
+
+    files = tls or tls_files(None, None, None, os.environ)
+    if files is None:
+        return Connection
+    context_of(files)
+    return lambda address, abandon_fd: SecureConnection(files, address, abandon_fd)
 
 
 def connect(address: Address, abandon_fd: int | None) -> socket.socket:

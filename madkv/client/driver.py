@@ -21,6 +21,10 @@ class Caller(Protocol):
     """Whether it was dropped for that."""
     open: bool
 
+    @property
+    def certified(self) -> frozenset[str] | None:
+        """The names in the other side's certificate; None without TLS."""
+
     def call(self, command: bytes, fields: bytes) -> Awaitable[Box]:
         """Send one call at once; what is awaited is its answer.
 

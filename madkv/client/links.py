@@ -7,6 +7,7 @@ from madkv.addresses import Address
 from madkv.client.driver import Caller, Driver, Work
 from madkv.errors import Abandoned
 from madkv.limits import TRY_SECONDS_MAX
+from madkv.tls import check_hello
 from madkv.wire import codec
 from madkv.wire.boxes import Box
 
@@ -91,7 +92,9 @@ class Link:
         connection = await self._driver.connect(self._address, seconds)
         self._last = connection
         try:
-            self._greeted(await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION)))
+            hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+            check_hello(connection.certified, hello)
+            self._greeted(hello)
         except BaseException:
             await connection.abort()
             raise

@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from madkv.errors import Busy, InvalidArgument
+from madkv.errors import Busy, InvalidArgument, Rejected
 from madkv.manager.registrar import Claim, Registrar
+from madkv.tls import check_claim
 from madkv.wire import codec
 from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
 from madkv.wire.boxes import Box, blob
@@ -50,7 +51,16 @@ class ManagerProtocol(AnsweringProtocol):
         return blob(b"map", self._registrar.partition_map().encode())
 
     async def _register(self, box: Box) -> bytes:
-        return await self._registrar.register(Claim.read(box))
+        claim = Claim.read(box)
+        partition, replica = claim.register.partition, claim.register.replica
+        try:
+            # An only replica goes by either name.
+            names = [f"s{partition}.{replica}", *([f"s{partition}"] if replica == 0 else [])]
+            check_claim(self.certified, *names)
+        except Rejected as refusal:
+            self.log.info("refused the registration of {peer}: {why}", peer=self.peer, why=str(refusal))
+            raise
+        return await self._registrar.register(claim)
 
     async def _replace_disk(self, box: Box) -> bytes:
         try:

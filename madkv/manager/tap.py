@@ -27,10 +27,11 @@ from madkv.raft.configuration import Configuration, Member
 from madkv.server.host import ReplicaHost
 from madkv.server.node import Node, Seat
 from madkv.server.parts import Machine
-from madkv.server.process import usage_errors, whole_number
+from madkv.server.process import TLS_PARAMETERS, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
 from madkv.settings import MANAGERS, Settings, check_group_size
 from madkv.storage.overlay import AppliedPairs
+from madkv.tls import TLSFiles
 from madkv.wire import codec
 from madkv.wire.boxes import Box
 from madkv.wire.caller import CallerProtocol
@@ -91,10 +92,12 @@ class Options(usage.Options):
         ["p2p-port", None, None, "Port for the other managers, on all addresses; needed with --replica."],
         ["peers", None, "none", "The other managers' HOST:P2P_PORT in the order of their numbers, or none."],
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
+        *TLS_PARAMETERS,
     ]  # fmt: skip
 
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
+        take_tls(self)
         for name, what in (("servers", "where the servers are"), ("backer", "where to keep the data")):
             if not self[name]:
                 raise usage.UsageError(f"--{name} is needed: {what}")
@@ -142,9 +145,9 @@ class ManagerService(Node):
 
     _service: ManagerFactory
 
-    def __init__(self, shape: Shape, reactor: Any) -> None:
+    def __init__(self, shape: Shape, reactor: Any, tls: TLSFiles | None = None) -> None:
         service = ManagerFactory(reactor, shape.node.encode(), self._status)
-        super().__init__("madkv-manager", shape.seat, service, self._introduce, reactor)
+        super().__init__("madkv-manager", shape.seat, service, self._introduce, reactor, tls)
         self._shape = shape
         self._machine = ClusterMachine()
         self._introduction: Introduction | None = None
@@ -199,10 +202,12 @@ class ManagerService(Node):
     # --- The first start ----------------------------------------------------------------------------------------------
 
     def _ask(self, peer: int, claim: Introducing) -> Deferred[Introduced]:
-        return Deferred.fromCoroutine(self._ask_at(self._shape.peers[peer], claim))
+        return Deferred.fromCoroutine(self._ask_at(peer, self._shape.peers[peer], claim))
 
-    async def _ask_at(self, address: Address, claim: Introducing) -> Introduced:
-        endpoint = HostnameEndpoint(self.reactor, *address, timeout=CONNECT_SECONDS_MAX)
+    async def _ask_at(self, peer: int, address: Address, claim: Introducing) -> Introduced:
+        endpoint: Any = HostnameEndpoint(self.reactor, *address, timeout=CONNECT_SECONDS_MAX)
+        if self.tls is not None:
+            endpoint = self.tls.connecting(endpoint, self.reactor, address, f"{GROUP}.{peer}")
         factory = Factory.forProtocol(lambda: CallerProtocol(self.reactor))
         factory.noisy = False
         connection: Any = await endpoint.connect(factory)
@@ -288,4 +293,4 @@ class ManagerService(Node):
 def makeService(options: Options) -> ManagerService:
     """The manager that the options describe; nothing is opened yet."""
     reactor = installed_reactor()
-    return ManagerService(options["shape"], reactor)
+    return ManagerService(options["shape"], reactor, options["tls"])

@@ -1,15 +1,17 @@
 """One question to one node, on a socket of its own: how it is, or what the partition map says."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from madkv.addresses import parse_address
+from madkv.addresses import Address, parse_address
 from madkv.errors import MadKVError, ProtocolError
 from madkv.partitions import PartitionMap
+from madkv.tls import tls_files
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
 
@@ -24,7 +26,7 @@ Status = dict[str, Any]
 def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
     """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError."""
     deadline = time.monotonic() + ASK_SECONDS
-    with socket.create_connection(parse_address(address), ASK_SECONDS) as sock:
+    with _connected(parse_address(address)) as sock:
         sock.sendall(codec.request(1, command, fields))
         boxes: list[Box] = []
         data = b""
@@ -37,6 +39,26 @@ def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
             parse_boxes(data, boxes)
     codec.raise_if_error(boxes[0], command)
     return boxes[0]
+
+
+def check_files() -> None:
+    """Raise InvalidArgument when TLS's files are of no use: to each question there would be no answer but silence."""
+    files = tls_files(None, None, None, os.environ)
+    if files is not None:
+        from madkv.client.secure import context_of
+
+        context_of(files)
+
+
+def _connected(address: Address) -> socket.socket:
+    """With TLS where the environment has it. Raises OSError and MadKVError."""
+    files = tls_files(None, None, None, os.environ)
+    sock = socket.create_connection(address, ASK_SECONDS)
+    if files is None:
+        return sock
+    from madkv.client.secure import secured
+
+    return secured(sock, files, address)
 
 
 def _blob(address: str, command: bytes, name: bytes) -> bytes:

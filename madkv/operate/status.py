@@ -7,7 +7,7 @@ from typing import Any
 from madkv.addresses import show_address
 from madkv.errors import MadKVError
 from madkv.operate import health
-from madkv.operate.ask import ask_map
+from madkv.operate.ask import ask_map, check_files
 from madkv.operate.health import Statuses
 from madkv.partitions import PartitionMap
 
@@ -18,6 +18,7 @@ COLUMNS = (*health.COLUMNS, "version")
 def status(managers: str, *, as_json: bool = False) -> int:
     """Print how every node is, who owns which keys, and what is wrong; the exit status: WELL, AILING or NOT_SEEN."""
     try:
+        check_files()
         statuses = health.look_by_managers(managers)
     except MadKVError as error:
         print(f"madkv status: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from madkv.server.replica import Answered
 from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
 from madkv.storage.overlay import AppliedPairs
+from madkv.tls import TLSFiles
 
 
 @attrs.frozen
@@ -89,11 +90,11 @@ class ClusteredServer(Node):
 
     _service: ServerFactory
 
-    def __init__(self, shape: Shape, reactor: Any) -> None:
+    def __init__(self, shape: Shape, reactor: Any, tls: TLSFiles | None = None) -> None:
         service = ServerFactory(
             reactor, _Starting(), shape.node.encode(), b"", status=self._status, ownership=self._owned
         )
-        super().__init__("madkv-server", shape.seat, service, None, reactor)
+        super().__init__("madkv-server", shape.seat, service, None, reactor, tls)
         self._shape = shape
         self._registration: Registration | None = None
         self._place: Place | None = None
@@ -115,6 +116,7 @@ class ClusteredServer(Node):
             self._has_vote,
             self._accepted,
             self._rejected,
+            self.tls,
         )
         self._registration.start()
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet import task
@@ -20,6 +20,9 @@ from madkv.server.replica import Replica
 from madkv.storage.directory import Directory
 from madkv.storage.durable import DurableStorage
 from madkv.storage.overlay import AppliedPairs
+
+if TYPE_CHECKING:
+    from madkv.wire.tls import Credentials
 
 HAND_OVER_SECONDS_MAX = 1.5
 """How long a leader that ends waits for another one."""
@@ -67,6 +70,7 @@ class ReplicaHost:
         machine_of: Callable[[AppliedPairs], Machine],
         failed: Callable[[Exception], None],
         leadership_changed: Callable[[], None] = lambda: None,
+        tls: "Credentials | None" = None,
     ) -> None:
         """Open the store, on a new directory with the group's `first` configuration. Raises MadKVError.
 
@@ -92,6 +96,7 @@ class ReplicaHost:
             peers,
             lambda message: self.replica.receive(message),
             lambda why: failed(Rejected(why)),
+            tls,
         )
         self.replica: Replica = Replica(
             self.member,

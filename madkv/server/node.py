@@ -24,6 +24,7 @@ from madkv.server.peers import Introduce, PeerFactory
 from madkv.server.process import Process
 from madkv.storage.directory import Directory
 from madkv.storage.overlay import AppliedPairs
+from madkv.tls import TLSFiles, name_of, roles_of
 from madkv.wire.answering import AnsweringFactory
 
 EVERYWHERE = "0.0.0.0"
@@ -57,10 +58,16 @@ class Node(Process):
     host_of: Callable[..., ReplicaHost] = ReplicaHost
 
     def __init__(
-        self, program: str, seat: Seat, service: AnsweringFactory, introduce: Introduce | None, reactor: Any
+        self,
+        program: str,
+        seat: Seat,
+        service: AnsweringFactory,
+        introduce: Introduce | None,
+        reactor: Any,
+        tls: TLSFiles | None = None,
     ) -> None:
         """`service` answers on the node's port; `introduce` what is asked for before PeerHello on the other one."""
-        super().__init__(program, seat.node, reactor)
+        super().__init__(program, seat.node, reactor, tls)
         self._seat = seat
         self._service = service
         self._peer_service = PeerFactory(reactor, introduce)
@@ -94,7 +101,9 @@ class Node(Process):
             self.refuse(str(error))
         self._ports.append(self.listen((EVERYWHERE, seat.port), self._service))
         if seat.p2p_port is not None:
-            self._ports.append(self.listen((EVERYWHERE, seat.p2p_port), self._peer_service))
+            self._ports.append(
+                self.listen((EVERYWHERE, seat.p2p_port), self._peer_service, roles_of([name_of(seat.node)]))
+            )
         self.log.info("{node} serves on port {port}", node=seat.node, port=seat.port)
         if not directory.is_new:
             self._start_replica(NOBODY)
@@ -134,6 +143,7 @@ class Node(Process):
                 self.machine_on,
                 self.fail,
                 self.leadership_changed,
+                self.tls,
             )
             self._service.cluster = directory.identity.cluster.encode()
             self.attach(host)

@@ -18,7 +18,7 @@ majority of its group disagrees with, is the one that is wrong: it ends. Any oth
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -50,12 +50,16 @@ from madkv.raft.configuration import DISK_ID_BYTES, Member
 from madkv.raft.messages import Message, SnapshotPiece
 from madkv.settings import port_difference
 from madkv.storage.snapshot import PIECE_BYTES
+from madkv.tls import check_claim
 from madkv.wire import codec
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
 from madkv.wire.peer import Encoder, decode
 from madkv.wire.protocol import BoxProtocol, why_lost
+
+if TYPE_CHECKING:  # at run time OpenSSL comes in only where there is TLS
+    from madkv.wire.tls import Credentials
 
 _OVERHEAD_BYTES = 64 * 1024  # of a message, of one operation or record in it, and of the fields that carry it
 assert USUAL.append_bytes + KEY_BYTES_MAX + VALUE_BYTES_MAX + _OVERHEAD_BYTES <= PEER_BOX_BYTES_MAX
@@ -84,6 +88,7 @@ class PeerLinks:
         addresses: dict[int, Address],
         receive: Callable[[Message], None],
         misfit: Callable[[str], None],
+        tls: "Credentials | None" = None,
     ) -> None:
         """`port` is where this replica listens for the others; `addresses` are theirs, by replica number.
 
@@ -106,7 +111,7 @@ class PeerLinks:
         """Connections that others have opened, after their PeerHello."""
         self.is_stopped = False
         self._encoder = Encoder()
-        self._links = {replica: _Link(self, reactor, replica, address) for replica, address in addresses.items()}
+        self._links = {replica: _Link(self, reactor, replica, address, tls) for replica, address in addresses.items()}
 
     def start(self) -> None:
         """Connect to the others, and again whenever a connection is lost."""
@@ -209,15 +214,19 @@ class _OutgoingProtocol(CallerProtocol):
 class _Link:
     """The way to one peer: an attempt to connect, a connection, another attempt, until it is stopped."""
 
-    def __init__(self, links: PeerLinks, reactor: Any, replica: int, address: Address) -> None:
+    def __init__(
+        self, links: PeerLinks, reactor: Any, replica: int, address: Address, tls: "Credentials | None"
+    ) -> None:
         self._links = links
         self._reactor = reactor
         self._replica = replica
         self._peer = f"{links.name_of(replica)} ({show_address(address)})"
         # An endpoint takes its `attemptDelay` also to find that the last address that a name has does not answer.
-        self._endpoint = HostnameEndpoint(
+        self._endpoint: Any = HostnameEndpoint(
             reactor, *address, timeout=PEER_CONNECT_SECONDS_MAX, attemptDelay=RETRY_SECONDS_MIN
         )
+        if tls is not None:
+            self._endpoint = tls.connecting(self._endpoint, reactor, address, links.name_of(replica))
         self._factory = Factory.forProtocol(lambda: _OutgoingProtocol(reactor))
         self._factory.noisy = False
         self._told = ""
@@ -412,7 +421,7 @@ class PeerProtocol(BoxProtocol):
         try:
             if links is None or links.is_stopped:
                 raise Busy("it is starting" if links is None else "it is ending")
-            replica = _check_hello(links, box)
+            replica = _check_hello(links, box, self.certified)
             disk = take_bytes(box, b"disk")
             if len(disk) != DISK_ID_BYTES:
                 raise InvalidArgument(f"a disk id has {DISK_ID_BYTES} bytes; this one has {len(disk)}")
@@ -444,12 +453,21 @@ class PeerProtocol(BoxProtocol):
     # --- Introduce --------------------------------------------------------------------------------------------------
 
     def _introduce(self, tag: bytes, box: Box) -> None:
-        assert self._factory.introduce is not None
         if self._stranger is not None:
             self._stranger.reset(STRANGER_SECONDS_MAX)
-        maybeDeferred(self._factory.introduce, box).addCallbacks(
+        maybeDeferred(self._introduction, box).addCallbacks(
             lambda fields: self.send(codec.answer(tag, fields)), lambda failure: self._introduce_failed(tag, failure)
         )
+
+    def _introduction(self, box: Box) -> Any:
+        assert self._factory.introduce is not None
+        try:
+            if self.certified is not None:
+                check_claim(self.certified, f"m.{take_integer(box, b'replica')}")
+        except Rejected as refusal:
+            self._factory.tell_refused(self.peer, str(refusal))
+            raise
+        return self._factory.introduce(box)
 
     def _introduce_failed(self, tag: bytes, failure: Failure) -> None:
         error = failure.value
@@ -459,7 +477,7 @@ class PeerProtocol(BoxProtocol):
         self.send(codec.answer_error(tag, error))
 
 
-def _check_hello(links: PeerLinks, box: Box) -> int:
+def _check_hello(links: PeerLinks, box: Box, certified: frozenset[str] | None) -> int:
     """The replica number in a PeerHello that fits. Raises Rejected, VersionMismatch or InvalidArgument."""
     version = take_integer(box, b"version")
     if version != codec.PROTOCOL_VERSION:
@@ -468,6 +486,7 @@ def _check_hello(links: PeerLinks, box: Box) -> int:
     replica, to = take_integer(box, b"replica"), take_integer(box, b"to")
     me, other = links.name_of(links.member.replica), f"{group}.{replica}"
     ports = take_ports(box, b"ports")
+    check_claim(certified, other)
     if cluster != links.cluster:
         raise Rejected(
             f"{me} is of cluster {links.cluster}, {other} of cluster {cluster}; see their --backer and --peers"

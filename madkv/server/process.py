@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -26,7 +26,18 @@ from twisted.python.failure import Failure
 
 from madkv.addresses import Address, show_address
 from madkv.errors import InvalidArgument, MadKVError
+from madkv.tls import CLIENT, NODES, OPTIONS, TLSFiles, tls_files
 
+if TYPE_CHECKING:  # at run time OpenSSL comes in only where there is TLS
+    from madkv.wire.tls import Credentials
+
+ANYBODY = frozenset((CLIENT, *NODES))
+TLS_PARAMETERS = [
+    ["tls-ca", None, None, "PEM file with the CA whose certificates count: with it, all connections are TLS."],
+    ["tls-cert", None, None, "PEM file with the certificate of this node."],
+    ["tls-key", None, None, "PEM file with the key to it."],
+]
+"""Of both daemons; each also by a variable of the environment, MADKV_TLS_CA and so on."""
 STOP_SECONDS_MAX = 4.0
 """How long ending in good order may take before the rest is left undone: whatever counts is on disk."""
 LISTEN_BACKLOG = 1024
@@ -37,13 +48,19 @@ class Process(Service):
     """Base of the two daemons: subclasses `open` everything that touches the world, and `close` it."""
 
     log = Logger()
+    certified_as = ""
+    """Whom its certificate must be of, if not of `node`."""
 
-    def __init__(self, program: str, node: str, reactor: Any) -> None:
+    def __init__(self, program: str, node: str, reactor: Any, tls: TLSFiles | None = None) -> None:
         """`program` is what its complaints begin with, `node` who it is."""
         self.program = program
         self.node = node
         self.reactor = reactor
+        self._tls_files = tls
+        self.tls: Credentials | None = None
+        """What all its connections are made with, from `open` on; None without TLS."""
         self._is_ending = False
+        self._is_warned = False
 
     # --- For subclasses ---------------------------------------------------------------------------------------------
 
@@ -55,9 +72,13 @@ class Process(Service):
         """End in good order; cut off after STOP_SECONDS_MAX."""
         raise AssertionError("subclasses close")
 
-    def listen(self, address: Address, factory: Factory) -> IListeningPort:
-        """Listen, or end the process with one line."""
+    def listen(self, address: Address, factory: Factory, roles: frozenset[str] = ANYBODY) -> IListeningPort:
+        """Listen, or end the process with one line. With TLS, only certificates of these `roles` are taken."""
         host, port = address
+        if self.tls is not None:
+            factory = self.tls.listening(factory, self.reactor, roles)
+        elif not _is_loopback(host):
+            self._warn()
         try:
             listening: IListeningPort = self.reactor.listenTCP(port, factory, LISTEN_BACKLOG, host)
         except CannotListenError as error:
@@ -65,6 +86,15 @@ class Process(Service):
                 raise  # in the background: twistd tells whoever started it, and exits with status 1
             self.refuse(f"cannot listen on {show_address(address)}: {error.socketError}")
         return listening
+
+    def _warn(self) -> None:
+        if not self._is_warned:
+            self._is_warned = True
+            self.log.warn(
+                "{node} can be reached from other machines, by anybody and without TLS: "
+                "see --tls-ca, --tls-cert and --tls-key",
+                node=self.node,
+            )
 
     def refuse(self, why: str) -> NoReturn:
         """End before anything has begun: from `open` only."""
@@ -114,7 +144,28 @@ class Process(Service):
         self.reactor.seconds = time.monotonic
         _raise_file_limit()
         self._take_signals()
+        self._read_certificates()
         self.open()
+
+    def _read_certificates(self) -> None:
+        if self._tls_files is not None:
+            from madkv.wire.tls import Credentials
+
+            try:
+                self.tls = Credentials(self._tls_files)
+                self.tls.check_own(self.certified_as or self.node)
+            except MadKVError as error:
+                self.refuse(str(error))
+
+    def _reload_certificates(self) -> None:
+        """Take up new ones for the connections from now on; those that there are stay as they are."""
+        assert self.tls is not None
+        try:
+            self.tls.reload(self.certified_as or self.node)
+        except MadKVError as error:
+            self.log.error("the certificates stay as they were: {why}", why=str(error))
+        else:
+            self.log.info("took up the certificates anew")
 
     def stopService(self) -> Deferred[None]:
         """Close everything, in bounded time."""
@@ -129,9 +180,11 @@ class Process(Service):
 
         On a thread of its own, which never waits for anything else: Python runs handlers on the main thread, and that
         may hang in the store. A SIGINT that was ignored when the process began stays so: it is in the background of
-        a script.
+        a script. With TLS there is SIGHUP, too: new certificates are to be taken up.
         """
         numbers = {signal.SIGTERM, signal.SIGINT}
+        if self._tls_files is not None:
+            numbers.add(signal.SIGHUP)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             numbers.discard(signal.SIGINT)
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -139,7 +192,9 @@ class Process(Service):
 
     def _wait_for_signals(self, numbers: set[signal.Signals]) -> NoReturn:
         while True:
-            signal.sigwait(numbers)
+            if signal.sigwait(numbers) == signal.SIGHUP:
+                self.reactor.callFromThread(self._reload_certificates)
+                continue
             # The reactor waits for its threads at the end, and one may hang with a disk, or with the look-up of a name.
             last_resort = threading.Timer(STOP_SECONDS_MAX + 0.5, os._exit, [0])
             last_resort.daemon = True
@@ -164,6 +219,10 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Reads an option that is a whole number between two bounds; InvalidArgument with a line that says so."""
 
@@ -182,3 +241,15 @@ def usage_errors(option: str) -> Iterator[None]:
         yield
     except MadKVError as error:
         raise usage.UsageError(f"--{option}: {error}") from None
+
+
+def take_tls(options: usage.Options) -> None:
+    """Make the TLSFiles, or None, that TLS_PARAMETERS stand for `options["tls"]`."""
+    try:
+        ca, certificate, key = (options[name] for name in OPTIONS)
+        files = tls_files(ca, certificate, key, os.environ)
+    except MadKVError as error:
+        raise usage.UsageError(str(error)) from None
+    if files is not None:
+        files = TLSFiles(*map(os.path.abspath, (files.ca, files.certificate, files.key)))
+    options["tls"] = files

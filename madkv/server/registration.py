@@ -4,7 +4,7 @@ Nothing that clients are told depends on the managers being reachable: what a gr
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet import error, task
@@ -19,9 +19,13 @@ from madkv.errors import InvalidArgument, MadKVError, NotLeader, ProtocolError, 
 from madkv.limits import CONNECT_SECONDS_MAX
 from madkv.raft.configuration import Configuration
 from madkv.ranges import Ownership
+from madkv.tls import check_hello
 from madkv.wire import codec
 from madkv.wire.boxes import Box, field, join_blob
 from madkv.wire.caller import CallerProtocol
+
+if TYPE_CHECKING:
+    from madkv.wire.tls import Credentials
 
 AGAIN_SECONDS = 2.0
 """From one registration that was accepted to the next."""
@@ -100,6 +104,7 @@ class Registration:
         has_vote: Callable[[], bool],
         accepted: Callable[[Place], None],
         rejected: Callable[[str], None],
+        tls: "Credentials | None" = None,
     ) -> None:
         """`has_vote` is asked each time, see Claim. `accepted` hears each answer; `rejected` gets one line when a
         manager says that this server does not fit.
@@ -111,6 +116,7 @@ class Registration:
         self._has_vote = has_vote
         self._accepted = accepted
         self._rejected = rejected
+        self._tls = tls
         self._at = 0
         self._failed_in_a_row = 0
         self._connection: CallerProtocol | None = None
@@ -189,13 +195,16 @@ class Registration:
         if connection is not None and connection.open:
             return connection
         host, port = self._address
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_SECONDS_MAX)
+        endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_SECONDS_MAX)
+        if self._tls is not None:
+            endpoint = self._tls.connecting(endpoint, self._reactor, self._address)
         factory = Factory.forProtocol(lambda: CallerProtocol(self._reactor))
         factory.noisy = False
         connected: Any = await endpoint.connect(factory)
         connection = self._connection = connected
         assert connection is not None
         hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+        check_hello(connection.certified, hello)
         role, node = (hello.get(name, b"?").decode(errors="backslashreplace") for name in (b"role", b"node"))
         if role != "manager":
             what = "a server without managers" if role == "solo" else f"server {node}"

@@ -18,13 +18,16 @@ from madkv.raft.messages import Message
 from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
 from madkv.server.parts import Tuning
-from madkv.server.process import Process, usage_errors, whole_number
+from madkv.server.process import TLS_PARAMETERS, Process, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
 from madkv.storage.memory import MemoryStore
 from madkv.storage.volatile import VolatileStorage
+from madkv.tls import TLSFiles
 
+SOLO = "s0"
+"""The name of a server without managers."""
 BOOT_BYTES = DISK_ID_BYTES
 TAIL_BYTES_KEPT = 64 * KIB
 """No peer asks for what is applied, and letting go of it entry by entry would cost more."""
@@ -48,10 +51,12 @@ class Options(usage.Options):
         ["p2p-port", None, None, "Port for the other replicas, on all addresses; needed with --replica."],
         ["peers", None, "none", "The other replicas' HOST:P2P_PORT in the order of their numbers, or none."],
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
+        *TLS_PARAMETERS,
     ]
 
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
+        take_tls(self)
         with usage_errors("listen"):
             self["listen"] = parse_address(self["listen"], port_min=0)
         if self["managers"] is None:
@@ -120,8 +125,10 @@ def _send_to_peers(messages: Sequence[Message]) -> None:
 class ServerService(Process):
     """A server without a manager: everything is in memory."""
 
-    def __init__(self, listen: Address, reactor: Any) -> None:
-        super().__init__("madkv-server", "this server", reactor)
+    certified_as = SOLO
+
+    def __init__(self, listen: Address, reactor: Any, tls: TLSFiles | None = None) -> None:
+        super().__init__("madkv-server", "this server", reactor, tls)
         self._listen = listen
         self._port: IListeningPort | None = None
         self._factory: ServerFactory | None = None
@@ -133,7 +140,7 @@ class ServerService(Process):
         # Each start is a blank disk, and so another member.
         member = Member(0, boot)
         replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, self.fail)
-        self._factory = ServerFactory(self.reactor, replica, b"s0", boot.hex().encode())
+        self._factory = ServerFactory(self.reactor, replica, SOLO.encode(), boot.hex().encode())
         port = self._port = self.listen(self._listen, self._factory)
         replica.start()  # It leads before the reactor looks at the port for the first time.
         where: Any = port.getHost()
@@ -153,4 +160,6 @@ def makeService(options: Options) -> Process:
     """The server that the options describe; nothing is opened yet."""
     reactor = installed_reactor()
     shape: Shape | None = options["shape"]
-    return ServerService(options["listen"], reactor) if shape is None else ClusteredServer(shape, reactor)
+    if shape is None:
+        return ServerService(options["listen"], reactor, options["tls"])
+    return ClusteredServer(shape, reactor, options["tls"])

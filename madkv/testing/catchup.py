@@ -15,6 +15,7 @@ from typing import Any
 from madkv.client.api import Client
 from madkv.limits import LOG_BYTES_KEPT, LOG_ENTRIES_KEPT, MIB
 from madkv.operate.ask import ask_status
+from madkv.testing import certificates
 from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
@@ -181,7 +182,7 @@ def told(what: str, seconds: list[float]) -> str:
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether it went as it should."""
-    cluster = Cluster.local(root, 1, options.rf, 1)
+    cluster = Cluster.local(root, 1, options.rf, 1, tls=certificates.are_wanted(options))
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster:
         leader = cluster.leader("s0")
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--value-bytes", type=whole, default=100, help="default: %(default)s")
     parser.add_argument("--clients", type=whole, default=4, help="line clients (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
-    add_shared(parser, "just", "log", "root")
+    add_shared(parser, "just", "log", "root", "tls")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.rf < 3 or options.clients < 1 or not 10 <= options.value_bytes <= MIB:
         parser.error("at least three replicas, a client, and values of 10 bytes to 1 MiB")

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from madkv.partitions import PartitionMap
-from madkv.testing import fuzz
+from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import CLIENTS_MAX
@@ -186,11 +186,12 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     rf = options.rf or None
     if (root / STATE).exists():
         raise ClusterError(f"there is a cluster in {root} already")
-    cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1)
+    tls = certificates.are_wanted(options)
+    cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1, tls)
     shape = cluster.shape
     network = Network(shape.nodes()) if options.network == "yes" else None
     if network is not None:
-        cluster = Cluster(shape, root, network)
+        cluster = Cluster(shape, root, network, tls)
     out.say(f"A cluster of its own: {listed(shape.nodes())}; seed={options.seed}")
     if network is None:
         out.say("Its network is this machine's: nobody is cut off.")
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = argparse.ArgumentParser(prog="chaos", description="A cluster under faults, every answer judged.")
     parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)g")
-    add_shared(parser, "partitions", "rf", "managers", "just", "log", "root")
+    add_shared(parser, "partitions", "rf", "managers", "just", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
     add_seed(parser, "draws the same faults again (default: another one each time)")
     parser.add_argument("--history", type=Path, help="where to write the last round's history")

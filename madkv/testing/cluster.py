@@ -5,6 +5,7 @@ Everything lies under one directory: a node's durable files in `<root>/<node>`, 
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from madkv.errors import MadKVError, Rejected
 from madkv.operate.ask import Status, ask, ask_map, ask_statuses
 from madkv.operate.health import leader_of
 from madkv.partitions import PartitionMap
+from madkv.testing import certificates
 from madkv.testing.checkout import ROOT
 from madkv.testing.network import Network
 from madkv.testing.node import twistd
@@ -44,26 +46,35 @@ class ClusterError(ServiceError):
 class Cluster:
     """The nodes of one shape. In a `with` statement it is started, awaited, and ended."""
 
-    def __init__(self, shape: Shape, root: Path, network: Network | None = None) -> None:
-        """With a `network`, each node is where that has a place for it; else all are on this machine's loopback."""
+    def __init__(self, shape: Shape, root: Path, network: Network | None = None, tls: bool = False) -> None:
+        """With a `network`, each node is where that has a place for it; else all are on this machine's loopback.
+
+        With `tls`, certificates are made when the first node is started; from then on, and until it is left or this
+        process ends, the environment has them for whatever this process calls or starts.
+        """
         self.shape = shape if network is None else shape.on_hosts(network.host)
         self.root = root
         self._network = network
+        self.tls = tls
+        self._environment: dict[str, str | None] = {}  # as it was without the certificates
         self._processes: dict[Node, psutil.Process] = {}
         """Those that were started and not ended by us, whether they live or not."""
 
     @classmethod
-    def local(cls, root: Path, partitions: int, rf: int | None, managers: int = 1) -> Self:
+    def local(cls, root: Path, partitions: int, rf: int | None, managers: int = 1, tls: bool = False) -> Self:
         """A cluster on free ports; without `rf` one of project 2."""
         ports = free_ports(Shape.ports_needed(partitions, rf, managers))
-        return cls(Shape.local(ports, partitions, rf, managers), root)
+        return cls(Shape.local(ports, partitions, rf, managers), root, tls=tls)
 
     @classmethod
     def load(cls, root: Path) -> Self:
         """The cluster that was started under `root`. Raises ClusterError when there is none."""
         try:
             state = json.loads((root / STATE).read_text())
-            cluster = cls(Shape(**{name: _tuple(value) for name, value in state["shape"].items()}), root)
+            shape = Shape(**{name: _tuple(value) for name, value in state["shape"].items()})
+            cluster = cls(shape, root, tls=state.get("tls", False))
+            if cluster.tls:
+                cluster._take_certificates()
             for name, (pid, created) in state["processes"].items():
                 node = cluster.shape.node(name)
                 try:
@@ -89,6 +100,10 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for name, value in self._environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
     @property
     def address(self) -> str:
@@ -100,6 +115,18 @@ class Cluster:
     def directory(self, node: Node) -> Path:
         """Where its durable files are."""
         return self.root / str(node)
+
+    @property
+    def certificates(self) -> Path:
+        """Where those of all its nodes, and of its clients, are."""
+        return (self.root / certificates.DIRECTORY).absolute()
+
+    def _take_certificates(self) -> None:
+        if not self.certificates.exists():
+            certificates.make(self.certificates, certificates.hosts_of(self.shape), [certificates.USUAL_CLIENT])
+        theirs = certificates.environment(self.certificates)
+        self._environment = {name: os.environ.get(name) for name in theirs}
+        os.environ.update(theirs)
 
     def log(self, node: Node) -> Path:
         """What it has said, in all its lives."""
@@ -126,12 +153,15 @@ class Cluster:
         """Start it on its directory, as it is; does not wait."""
         assert not self.is_running(node), f"{node} runs already"
         self.root.mkdir(parents=True, exist_ok=True)
+        if self.tls and not self._environment:
+            self._take_certificates()
         with self.log(node).open("ab") as log:
             self._processes[node] = psutil.Popen(
                 [
                     *(self._network.command(node) if self._network else ()),
                     *self.program(node),
                     *self.shape.command(node, str(self.directory(node).absolute())),
+                    *(certificates.options_of(self.certificates, str(node)) if self.tls else ()),
                 ],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -208,6 +238,8 @@ class Cluster:
         for node in self.shape.nodes():
             self.wipe(node)
             self.log(node).unlink(missing_ok=True)
+        if self.tls:
+            shutil.rmtree(self.certificates, ignore_errors=True)
         self._scratch.unlink(missing_ok=True)
         (self.root / STATE).unlink(missing_ok=True)
         left = sorted(path.name for path in self.root.iterdir())
@@ -318,7 +350,7 @@ class Cluster:
             except psutil.NoSuchProcess:
                 continue
         self._scratch.write_text(
-            json.dumps({"shape": attrs.asdict(self.shape), "processes": processes}, indent=2) + "\n"
+            json.dumps({"shape": attrs.asdict(self.shape), "tls": self.tls, "processes": processes}, indent=2) + "\n"
         )
         self._scratch.replace(self.root / STATE)
 

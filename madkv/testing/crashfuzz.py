@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from madkv.operate.ask import ask_map
-from madkv.testing import fuzz
+from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Mischief, pauses
@@ -60,9 +60,9 @@ def crash(mischief: Mischief, chosen: list[Node] | int, calls: int) -> None:
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """One run from start to verdict; whether it passed."""
     if options.module == "p2":
-        cluster = Cluster.local(root, options.count, None)
+        cluster = Cluster.local(root, options.count, None, tls=certificates.are_wanted(options))
     else:
-        cluster = Cluster.local(root, PARTITIONS, options.count, MANAGERS)
+        cluster = Cluster.local(root, PARTITIONS, options.count, MANAGERS, tls=certificates.are_wanted(options))
     chosen = victims(options.crash, cluster.shape)
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("module", choices=("p2", "p3"))
     parser.add_argument("count", type=whole, help="p2: how many servers; p3: how many replicas of each partition")
     parser.add_argument("crash", nargs="?", help="how many to kill, or their ids (default: p2 1, p3 2)")
-    add_shared(parser, "just", "log")
+    add_shared(parser, "just", "log", "tls")
     options, rest = parser.parse_known_args(words(sys.argv[1:] if argv is None else argv))
     options.fuzz = rest
     options.crash = options.crash or {"p2": "1", "p3": "2"}[options.module]

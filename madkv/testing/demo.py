@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from madkv.testing import fuzz
+from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
@@ -74,21 +74,22 @@ def work(cluster: Cluster, just: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The demo; exit status 0 when everything in it succeeded."""
     parser = argparse.ArgumentParser(prog="./justw demo", description=__doc__)
-    add_shared(parser, "just")
-    just = parser.parse_args(words(sys.argv[1:] if argv is None else argv)).just
+    add_shared(parser, "just", "tls")
+    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     interrupt_on_terminate()
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="madkv-demo-") as root:
             say(f"Starting {MANAGERS} managers and {PARTITIONS} partitions of {REPLICAS} replicas, each a process …")
-            with Cluster.local(Path(root), PARTITIONS, REPLICAS, MANAGERS) as cluster:
+            tls = certificates.are_wanted(options)
+            with Cluster.local(Path(root), PARTITIONS, REPLICAS, MANAGERS, tls) as cluster:
                 statuses = cluster.statuses()
                 say("\n".join(f"  {line}" for line in table(statuses, {node: cluster.pid(node) for node in statuses})))
                 say()
                 say(
                     f"{CLIENTS} clients call it at random, on the same keys, while the leader of partition 0 is killed:"
                 )
-                work(cluster, just)
+                work(cluster, options.just)
     except (DemoFailed, ServiceError, OSError) as error:
         say(f"Demo FAILED: {error}")
         return 1

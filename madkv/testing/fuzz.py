@@ -19,6 +19,7 @@ from typing import Any
 
 from madkv.operate.ask import ask_map
 from madkv.partitions import PartitionMap
+from madkv.testing import certificates
 from madkv.testing.calls import Plan, sample
 from madkv.testing.checkout import origin
 from madkv.testing.ending import run_tool
@@ -313,7 +314,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("conflict", choices=("no", "yes"), nargs="?", help="whether clients share their keys")
     parser.add_argument("--module", default="p1", help="recipe module of the client (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
-    add_shared(parser, "just", "log")
+    add_shared(parser, "just", "log", "tls")
     parser.add_argument(
         "--ops",
         type=whole,
@@ -350,12 +351,18 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def fuzz_service(options: argparse.Namespace, out: Transcript) -> bool:
+    """One run against a service that somebody else has started; whether it passed."""
+    certificates.take(options)
+    return fuzz(options, out)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     options = parse_options(sys.argv[1:] if argv is None else argv)
     return end_in_verdict(
         options.log,
-        lambda out: check_again(options, out) if options.check_only else fuzz(options, out),
+        lambda out: check_again(options, out) if options.check_only else fuzz_service(options, out),
         VERDICT,
         interrupted="the clients are stopped, nothing was judged.",
     )

@@ -1,11 +1,13 @@
 """What recipes say of a cluster: the table of its nodes with their processes, what is wrong, and how to call it."""
 
+import os
 from collections.abc import Mapping
 
 from madkv.operate import health
 from madkv.operate.ask import ask_map
 from madkv.operate.health import Statuses
 from madkv.operate.nodes import Node
+from madkv.testing.certificates import VARIABLE
 
 
 def table(statuses: Statuses, pids: Mapping[Node, int | None] | None) -> list[str]:
@@ -28,5 +30,6 @@ def report(statuses: Statuses, pids: Mapping[Node, int | None] | None, managers:
     for line in found:
         print(f"unwell: {line}")
     project = "p2" if all(node.replica is None for node in statuses) else "p3"
-    print(f"clients: ./justw {project}::client {managers}")
+    directory = os.environ.get(VARIABLE)
+    print(f"clients: {f'{VARIABLE}={directory} ' if directory else ''}./justw {project}::client {managers}")
     return 1 if found else 0

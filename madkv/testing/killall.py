@@ -20,6 +20,7 @@ from pathlib import Path
 from madkv.client.blocking import BlockingClient
 from madkv.errors import Abandoned, MadKVError
 from madkv.partitions import PartitionMap
+from madkv.testing import certificates
 from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
@@ -259,7 +260,8 @@ def report(killing: KillAll, out: Transcript) -> None:
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether nothing was lost, repeated or out of order."""
     rf = options.rf or None
-    cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1)
+    tls = certificates.are_wanted(options)
+    cluster = Cluster.local(root, options.partitions, rf, options.managers if rf else 1, tls)
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}; seed={options.seed}")
     passed = True
     with cluster:
@@ -281,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = argparse.ArgumentParser(prog="killall", description="All processes of a cluster killed, again and again.")
     parser.add_argument("--rounds", type=whole, default=10, help="how often (default: %(default)s)")
-    add_shared(parser, "partitions", "rf", "managers", "log", "root")
+    add_shared(parser, "partitions", "rf", "managers", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=6, help="default: %(default)s")
     add_seed(parser, "draws the same times again (default: others each time)")
     parser.add_argument("--history", type=Path, help="where to write the history")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from madkv.testing import certificates
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
@@ -70,7 +71,7 @@ def kill_leaders(cluster: Cluster, writer: Writer, count: int, out: Transcript) 
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether the pauses are within their bounds."""
-    cluster = Cluster.local(root, 1, options.rf, 3)
+    cluster = Cluster.local(root, 1, options.rf, 3, tls=certificates.are_wanted(options))
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster, Fleet([options.just, "p3::client", cluster.address], 1, expected_to_wait=True) as fleet:
         pauses = kill_leaders(cluster, Writer(fleet), options.count, out)
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="leaderkills", description=__doc__)
     parser.add_argument("--count", type=whole, default=100, help="how many to kill (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
-    add_shared(parser, "just", "log")
+    add_shared(parser, "just", "log", "tls")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.count < 1 or options.rf < 3:
         parser.error("at least one leader of at least three replicas")

@@ -1,8 +1,11 @@
-"""Become one node of a cluster, as `./justw p2::service` and `./justw p3::service` do: find its command line, run it.
+"""Become a node, as the recipes do that start one in the foreground: find its command line, run it.
 
+`madkv.testing.node run NODE PLUGIN OPTIONS...` runs a plugin of twistd;
 `madkv.testing.node p2 NODE MANAGER SERVERS BACKER_PREFIX` and
 `madkv.testing.node p3 NODE MANAGERS MANAGER_P2PS SERVER_RF SERVERS SERVER_P2PS BACKER_PREFIX`; what follows is handed
 on to twistd's plugin. Lists that do not fit together are one line on stderr and status 1.
+
+With TLS, by `tls=yes` behind all else or by MADKV_TLS in the environment, a node gets its certificate from there.
 """
 
 import os
@@ -10,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from madkv.testing.certificates import DIRECTORY, VARIABLE, options_of
+from madkv.testing.checkout import ROOT
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.shape import Shape, ShapeError
 
@@ -26,21 +31,38 @@ def command(project: str, words: Sequence[str]) -> list[str]:
     name, *lists, prefix = words[: WORDS[project]]
     shape = Shape.project_2(*lists) if project == "p2" else Shape.project_3(*lists)
     node = shape.node(name)
-    return [*shape.command(node, f"{prefix}.{node}"), *words[WORDS[project] :]]
+    return [*shape.command(node, f"{prefix}.{node}"), *with_certificates(str(node), words[WORDS[project] :])]
+
+
+def with_certificates(node: str, options: Sequence[str]) -> list[str]:
+    """The options of a node, with those of its certificates in the place of `tls=yes`, or where it is not said."""
+    rest = [option for option in options if option not in ("tls=yes", "tls=no")]
+    directory = os.environ.get(VARIABLE) or ("tls=yes" in options and ROOT / DIRECTORY)
+    if not directory or "tls=no" in options or any(option.startswith("--tls-ca") for option in rest):
+        return rest
+    return [*options_of(Path(directory).absolute(), node), *rest]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Become the node; returns only when that cannot be."""
     project, *words = sys.argv[1:] if argv is None else argv
     try:
+        if project == "run" and len(words) > 1:
+            node, plugin, *options = words
+            return become([plugin, *with_certificates(node, options)])
         if project not in WORDS or len(words) < WORDS[project]:
             raise ShapeError("too few words: see `./justw p2` and `./justw p3`")
-        whole = [*twistd(), *command(project, words)]
+        options = command(project, words)
     except ShapeError as error:
         complain(f"madkv service: {error}")
-    else:
-        os.execv(whole[0], whole)
-    return 1
+        return 1
+    return become(options)
+
+
+def become(options: Sequence[str]) -> int:
+    """Have twistd in the place of this process."""
+    whole = [*twistd(), *options]
+    os.execv(whole[0], whole)
 
 
 if __name__ == "__main__":

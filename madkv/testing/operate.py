@@ -13,12 +13,13 @@ from madkv.errors import MadKVError
 from madkv.limits import REPLICAS_MAX
 from madkv.operate.ask import Status
 from madkv.operate.health import leader_of, look_by_managers, slot_state
+from madkv.testing import certificates
 from madkv.testing.checkout import ROOT
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
 from madkv.testing.health import report
-from madkv.testing.options import whole, words
+from madkv.testing.options import add_shared, whole, words
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
 
@@ -40,13 +41,15 @@ def _new(root: Path, options: argparse.Namespace) -> Cluster:
     if rf is None and managers not in (None, 1):
         raise ShapeError(f"managers: with rf=0, as in project 2, there is 1, not {managers}")
     partitions = PARTITIONS if options.partitions is None else options.partitions
-    return Cluster.local(root, partitions, rf, MANAGERS if rf and managers is None else managers or 1)
+    count = MANAGERS if rf and managers is None else managers or 1
+    return Cluster.local(root, partitions, rf, count, certificates.are_wanted(options))
 
 
 def _present(root: Path, options: argparse.Namespace) -> Cluster:
     cluster = Cluster.load(root)
     shape = cluster.shape
-    has = {"partitions": shape.partitions, "rf": shape.rf or 0, "managers": len(shape.managers)}
+    has: dict[str, int | str] = {"partitions": shape.partitions, "rf": shape.rf or 0, "managers": len(shape.managers)}
+    has["tls"] = "yes" if cluster.tls else "no"
     asked = {name: getattr(options, name) for name in has}
     if wrong := [f"{name}={value}" for name, value in asked.items() if value not in (None, has[name])]:
         raise ClusterError(
@@ -192,6 +195,7 @@ def replace_disk(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """Print how every node is; 1 when something is wrong."""
     if options.managers is not None:
+        certificates.take(options)
         return report(look_by_managers(options.managers), None, options.managers)
     if not (options.root / STATE).exists():
         raise ClusterError(
@@ -235,8 +239,10 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             each.add_argument("--partitions", type=whole, help=f"of a new cluster (default: {PARTITIONS})")
             each.add_argument("--rf", type=whole, help=f"replicas of each; 0: as in project 2 (default: {REPLICAS})")
             each.add_argument("--managers", type=whole, help=f"1 to {REPLICAS_MAX} (default: {MANAGERS})")
+            add_shared(each, "tls")
         elif name == "status":
             each.add_argument("--managers", help="addresses of all managers of a cluster that was started by hand")
+            add_shared(each, "tls")
         elif name == "down":
             each.add_argument("--keep", choices=("yes", "no"), default="no", help="the files (default: no)")
     return parser.parse_args(words(argv))

@@ -38,6 +38,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "just": {"default": "just", "help": "the just program (default: %(default)s)"},
     "log": {"type": Path, "help": "write what is printed here, too"},
     "root": {"type": Path, "help": "keep the cluster's files and logs here (default: nowhere)"},
+    "tls": {"choices": ("yes", "no"), "help": "TLS on all connections (default: no)"},
     "partitions": {"type": whole, "default": 2, "help": "default: %(default)s"},
     "rf": {"type": whole, "default": 3, "help": "replicas of each; 0: as in project 2 (default: %(default)s)"},
     "managers": {"type": whole, "default": 3, "help": "default: %(default)s"},

@@ -175,6 +175,12 @@ class Shape:
         """Where clients and tools reach it."""
         return self.managers[node.replica or 0] if node.partition is None else self.servers[self._place(node)]
 
+    def addresses(self, node: Node) -> list[str]:
+        """Where anybody reaches it: clients and tools first, then the other replicas, if there are any."""
+        p2ps = self.manager_p2ps if node.partition is None else self.server_p2ps
+        place = (node.replica or 0) if node.partition is None else self._place(node)
+        return [self.address(node), *p2ps[place : place + 1]]
+
     def command(self, node: Node, directory: str) -> list[str]:
         """The plugin of twistd and its options that run the node, with its durable files in `directory`."""
         if node.partition is None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from madkv.testing import certificates
 from madkv.testing.cases import PROJECT_1, Testcase
 from madkv.testing.checkout import origin
 from madkv.testing.cluster import Cluster, listed
@@ -33,9 +34,11 @@ def run(options: argparse.Namespace, out: Transcript) -> bool:
         run_id = "".join(secrets.choice("0123456789") for _ in range(RUN_ID_DIGITS))
         prefix = f"test{options.num}x{run_id}".encode()
         out.say(f"Service: {options.address}.")
+        certificates.take(options)
         return act_out(options, options.address, testcase.clients, lambda scene: testcase.act(scene, prefix), out)
     with tempfile.TemporaryDirectory(prefix="madkv-testcase-") as root:
-        cluster = Cluster.local(Path(root), testcase.partitions, testcase.rf, testcase.managers)
+        tls = certificates.are_wanted(options)
+        cluster = Cluster.local(Path(root), testcase.partitions, testcase.rf, testcase.managers, tls)
         shape = cluster.shape
         out.say(
             f"A cluster of its own: {count(len(shape.managers), 'manager')}, {count(shape.partitions, 'partition')},"
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("num", type=whole, help="which testcase")
     parser.add_argument("--module", choices=TESTCASES, default="p1", help="of which project (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
-    add_shared(parser, "just", "log")
+    add_shared(parser, "just", "log", "tls")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     if options.num not in TESTCASES[options.module]:
         parser.error(f"{options.module} has testcases 1 to {len(TESTCASES[options.module])}")

@@ -21,6 +21,17 @@ ERROR_CODE = b"_error_code"
 ERROR_DESCRIPTION = b"_error_description"
 
 
+_WITHOUT_TLS = "this side speaks TLS only with --tls-ca, --tls-cert and --tls-key"
+_GREETINGS = (
+    (b"\x16\x03", f"it looks like a TLS hello; {_WITHOUT_TLS}"),
+    (b"\x15\x03", f"it looks like TLS; {_WITHOUT_TLS}"),
+    (b"GET ", "it looks like an HTTP request"),
+    (b"POST ", "it looks like an HTTP request"),
+    (b"SSH-", "it looks like SSH"),
+)
+"""How what is no box may begin; by the first two bytes alone it is none."""
+
+
 def parse_boxes(data: bytes, boxes: MutableSequence[Box], bytes_max: int = BOX_BYTES_MAX) -> int:
     """Append every whole box at the start of `data` to `boxes`; the number of bytes that they take up.
 
@@ -47,7 +58,7 @@ def parse_boxes(data: bytes, boxes: MutableSequence[Box], bytes_max: int = BOX_B
             fields = 0
             continue
         if name_length > AMP_NAME_BYTES_MAX:
-            raise ProtocolError(f"not an AMP box: a field name of {name_length:,} bytes")
+            raise ProtocolError(f"not an AMP box: {_shown(data[position:], name_length)}")
         value_at = position + 4 + name_length
         if value_at > available:
             break
@@ -62,6 +73,13 @@ def parse_boxes(data: bytes, boxes: MutableSequence[Box], bytes_max: int = BOX_B
     if available - consumed > bytes_max:
         raise ProtocolError(f"a box of more than {bytes_max:,} bytes")
     return consumed
+
+
+def _shown(data: bytes, name_length: int) -> str:
+    """What begins with a name that is too long."""
+    return next(
+        (what for prefix, what in _GREETINGS if data.startswith(prefix)), f"a field name of {name_length:,} bytes"
+    )
 
 
 def next_field_end(data: bytes | bytearray) -> int:

@@ -26,17 +26,6 @@ FLUSH_BYTES = 64 * 1024
 SLICE_SECONDS = 0.005
 """Boxes of one read are handled for about this long before the reactor sees to other connections."""
 
-_GREETINGS = (
-    (b"\x16\x03", "a TLS hello"),
-    (b"GET ", "an HTTP request"),
-    (b"POST ", "an HTTP request"),
-    (b"SSH-", "SSH"),
-)
-
-
-def _looks_like(data: bytes) -> str:
-    return next((f"; it looks like {what}" for prefix, what in _GREETINGS if data.startswith(prefix)), "")
-
 
 def why_lost(reason: Failure) -> str:
     """Why a connection is no more, for a line that somebody reads."""
@@ -114,8 +103,14 @@ class BoxProtocol(Protocol):
         """What waits in the transport because the other side reads it too slowly."""
         transport = self.transport
         if getattr(transport, "dataBuffer", None) is None:
-            return 0  # not one of Twisted's file descriptors; see `_write`
+            # Not one of Twisted's file descriptors; see `_write`.
+            return int(getattr(transport, "unsent_bytes", 0))
         return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
+    @property
+    def certified(self) -> frozenset[str] | None:
+        """The names in the other side's certificate; None on a connection without TLS. See `madkv.tls`."""
+        return getattr(self.transport, "certified_names", None)
 
     @property
     def peer(self) -> str:
@@ -166,7 +161,7 @@ class BoxProtocol(Protocol):
             consumed = parse_boxes(data, self._boxes, self.box_bytes_max)
         except ProtocolError as error:
             # Whole boxes before the garbage are dropped too: their answers could not be read to the end anyway.
-            self.drop(f"{error}{_looks_like(data)}")
+            self.drop(str(error))
             return
         if consumed < len(data):
             self._rest += data[consumed:]
