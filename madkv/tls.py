@@ -29,7 +29,11 @@ _ALERTS = {
     "certificate required": "it wants a certificate, and was shown none",
     "certificate expired": "it refuses the certificate of this side: that has expired",
     "unknown ca": "it refuses the certificate of this side: that is not of the CA that is trusted there",
-    "certificate unknown": "it refuses the certificate of this side: not this role, node or address",
+    **dict.fromkeys(
+        # The second is what pyOpenSSL makes of a chain that is good and a certificate that is not the one wanted.
+        ("certificate unknown", "internal error"),
+        "it refuses the certificate of this side: not this role, node or address",
+    ),
     "unsupported certificate": "it refuses the certificate of this side: that is not one for this use",
     "bad certificate": "it refuses the certificate of this side: that is not valid there",
     "protocol version": "it speaks no version of TLS that this side takes",
