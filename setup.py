@@ -58,7 +58,7 @@ setup(
         "cryptography>=43,<51",
         "lmdb>=3,<4",
         "sortedcontainers>=2.4,<3",
-        "pyOpenSSL>=24.2,<27",
+        "pyOpenSSL>=25.3,<27",
         "service-identity>=24.1,<27",
         "Twisted>=24.7,<27",
     ],

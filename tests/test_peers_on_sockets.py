@@ -1,10 +1,12 @@
-"""Connections between replicas on real sockets: order, restarts, and peers that do not read."""
+"""Connections between replicas on real sockets, without TLS and with it: order, restarts, peers that do not read."""
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import attrs
+import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -21,6 +23,9 @@ from madkv.raft.bounds import USUAL
 from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Append, Entry, EntryKind, Heartbeat, Message
 from madkv.server.peers import PeerFactory, PeerLinks
 from madkv.testing.ports import free_ports
+from madkv.tls import SERVER
+from madkv.wire.tls import Credentials
+from tests.certified import Certificates
 from tests.peers import CLUSTER, heartbeat, member, snapshot_piece
 
 network: Any = reactor
@@ -28,6 +33,9 @@ network: Any = reactor
 
 class Replicas:
     """Replicas on real sockets; each keeps what it receives."""
+
+    certificates: Certificates | None = None
+    """What the connections are made with, if they are TLS."""
 
     def __init__(self, *numbers: int) -> None:
         self.ports = dict(zip(numbers, free_ports(len(numbers)), strict=True))
@@ -38,6 +46,8 @@ class Replicas:
 
     def start(self, number: int, disk: bytes = b"d") -> None:
         addresses = {other: ("127.0.0.1", port) for other, port in self.ports.items() if other != number}
+        certificates = self.certificates
+        tls = None if certificates is None else Credentials(certificates.of(f"s0.{number}"))
         links = PeerLinks(
             network,
             CLUSTER,
@@ -47,9 +57,11 @@ class Replicas:
             addresses,
             self.received[number].append,
             self.misfits.append,
+            tls,
         )
-        factory = PeerFactory(network)
-        factory.attach(links)
+        peers = PeerFactory(network)
+        peers.attach(links)
+        factory: Any = peers if tls is None else tls.listening(peers, network, frozenset({SERVER}))
         self.listening[number] = network.listenTCP(self.ports[number], factory, interface="127.0.0.1")
         self.links[number] = links
         links.start()
@@ -104,6 +116,12 @@ class Replicas:
             return sent in arrived
 
         await until(has_arrived)
+
+
+@pytest.fixture(autouse=True, params=["plain", "TLS"])
+def _with_and_without_tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "TLS":
+        monkeypatch.setattr(Replicas, "certificates", Certificates(tmp_path))
 
 
 async def until(holds: Callable[[], bool]) -> None:

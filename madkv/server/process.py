@@ -152,8 +152,7 @@ class Process(Service):
             from madkv.wire.tls import Credentials
 
             try:
-                self.tls = Credentials(self._tls_files)
-                self.tls.check_own(self.certified_as or self.node)
+                self.tls = Credentials(self._tls_files, self.certified_as or self.node)
             except MadKVError as error:
                 self.refuse(str(error))
 
@@ -161,7 +160,7 @@ class Process(Service):
         """Take up new ones for the connections from now on; those that there are stay as they are."""
         assert self.tls is not None
         try:
-            self.tls.reload(self.certified_as or self.node)
+            self.tls.reload()
         except MadKVError as error:
             self.log.error("the certificates stay as they were: {why}", why=str(error))
         else:

@@ -6,7 +6,6 @@ time. Why a connection has not come up is one line: at whoever connects, the fai
 a line in the log.
 """
 
-import re
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import TLS_HANDSHAKE_SECONDS_MAX, TLS_REFUSALS_KEPT
 from madkv.tls import NO_TLS, NODES, TLSFiles, certificate_fault, explain, name_of, names_among, roles_of, shown
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _HANDSHAKE_RECORD = 0x16
 """What the first byte of TLS is, and of no box."""
 _WANTS_TLS = b"\x15\x03\x03\x00\x02\x02\x46"
@@ -79,23 +77,18 @@ class Wanted:
 class Credentials:
     """What this process shows and trusts."""
 
-    def __init__(self, files: TLSFiles) -> None:
-        """Raises InvalidArgument for files that are of no use."""
-        self._files = files
-        self.context, self.names = _read(files)
+    def __init__(self, files: TLSFiles, node: str = "") -> None:
+        """`node` is whom the certificate must be of, empty for whomever.
 
-    def reload(self, node: str) -> None:
-        """Read the files again, for the connections from now on. Raises InvalidArgument, and goes on with the old.
-
-        `node` is whom the certificate must be of.
+        Raises InvalidArgument for files that are of no use.
         """
-        context, names = _read(self._files)
-        check_own(self._files, names, node)
-        self.context, self.names = context, names
+        self._files = files
+        self._node = node
+        self.context = _context(files, node)
 
-    def check_own(self, node: str) -> None:
-        """Raise InvalidArgument unless the certificate is that of `node`."""
-        check_own(self._files, self.names, node)
+    def reload(self) -> None:
+        """Read the files again, for the connections from now on. Raises InvalidArgument, and goes on with the old."""
+        self.context = _context(self._files, self._node)
 
     def connecting(
         self, endpoint: IStreamClientEndpoint, reactor: Any, address: Address, node: str = ""
@@ -109,28 +102,28 @@ class Credentials:
         return secured
 
 
-def check_own(files: TLSFiles, names: frozenset[str], node: str) -> None:
-    """Raise InvalidArgument unless a node's own certificate is its own."""
-    if name_of(node) not in names:
+def _context(files: TLSFiles, node: str) -> SSL.Context:
+    """What new connections are made with."""
+    authorities = _certificates("tls-ca", files.ca)
+    chain: list[Any] = _certificates("tls-cert", files.certificate)
+    names = _names(chain[0])
+    if node and name_of(node) not in names:
         raise InvalidArgument(
             f"--tls-cert: {files.certificate} is a certificate of {shown(names)}, not of {shown([name_of(node)])}"
         )
-
-
-def _read(files: TLSFiles) -> tuple[SSL.Context, frozenset[str]]:
-    """The context for new connections, and the names in the certificate."""
-    authorities = _certificates("tls-ca", files.ca)
-    chain = _certificates("tls-cert", files.certificate)
     try:
-        key = load_pem_private_key(_bytes("tls-key", files.key), None)
+        # (Twisted declares pyOpenSSL's own types here, which pyOpenSSL has deprecated.)
+        key: Any = load_pem_private_key(_bytes("tls-key", files.key), None)
         options = CertificateOptions(
-            privateKey=crypto.PKey.from_cryptography_key(key),  # type: ignore[arg-type]
+            privateKey=key,
             certificate=chain[0],
             extraCertChain=chain[1:],
-            trustRoot=trustRootFromCertificates([TrustedCertificate(each) for each in authorities]),
+            trustRoot=trustRootFromCertificates(
+                [TrustedCertificate(crypto.X509.from_cryptography(each)) for each in authorities]
+            ),
             raiseMinimumTo=TLSVersion.TLSv1_3,
         )
-        return options.getContext(), _names(chain[0])
+        return options.getContext()
     except (ValueError, TypeError, SSL.Error, crypto.Error):
         raise InvalidArgument(
             f"--tls-key: {files.key} is no key without a passphrase, or not the one to {files.certificate}"
@@ -144,21 +137,16 @@ def _bytes(option: str, path: str) -> bytes:
         raise InvalidArgument(f"--{option}: {path}: {error.strerror}") from None
 
 
-def _certificates(option: str, path: str) -> list[crypto.X509]:
+def _certificates(option: str, path: str) -> list[x509.Certificate]:
     try:
-        found = [
-            crypto.load_certificate(crypto.FILETYPE_PEM, each) for each in _CERTIFICATE.findall(_bytes(option, path))
-        ]
-    except (ValueError, crypto.Error):
-        found = []
-    if not found:
-        raise InvalidArgument(f"--{option}: {path} holds no certificate in PEM format")
-    return found
+        return x509.load_pem_x509_certificates(_bytes(option, path))
+    except ValueError:
+        raise InvalidArgument(f"--{option}: {path} holds no certificate in PEM format") from None
 
 
-def _names(certificate: crypto.X509) -> frozenset[str]:
+def _names(certificate: x509.Certificate) -> frozenset[str]:
     try:
-        extension = certificate.to_cryptography().extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return frozenset()
     return names_among(extension.value.get_values_for_type(x509.UniformResourceIdentifier))
@@ -201,7 +189,7 @@ class _Transport(TLSMemoryBIOProtocol):
             self._fault = self._fault or certificate_fault(code)
         elif depth == 0:
             try:
-                names = _names(certificate)
+                names = _names(certificate.to_cryptography())
                 self._fault = self._fault or self.factory.wanted.fault(certificate, names)
             except Exception:  # whatever is in there, it is none of ours
                 self._fault = "its certificate cannot be read"
