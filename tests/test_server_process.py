@@ -414,12 +414,27 @@ def test_what_is_no_address(listen: str) -> None:
     assert said.count("is not an address; write HOST:PORT") == 1
 
 
+@pytest.mark.parametrize(("host", "is_warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_it_warns_once_when_other_machines_reach_it_without_tls(host: str, is_warned: bool) -> None:
+    with ServerProcess(listen=f"{host}:0") as server:
+        assert server.stop() == 0
+        warned = [line for line in server.output.splitlines() if "without TLS" in line]
+    assert len(warned) == is_warned
+    if is_warned:
+        (line,) = warned
+        assert line.endswith(
+            "#warn] this server can be reached from other machines, by anybody and without TLS: "
+            "see --tls-ca, --tls-cert and --tls-key"
+        )
+
+
 def test_help_documents_every_option() -> None:
     ended = run("--help")
     assert ended.returncode == 0
     words = " ".join(ended.stdout.split())
     assert "-l, --listen=" in words
     assert "HOST:PORT to listen on for clients, without managers. [default: 0.0.0.0:3777]" in words
+    assert all(f"--tls-{name}=" in words for name in ("ca", "cert", "key"))
 
 
 def test_it_counts_by_the_clock_that_nobody_sets() -> None:

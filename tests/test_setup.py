@@ -72,6 +72,26 @@ def test_justw_installs_once_and_becomes_just(checkout: Path) -> None:
     assert call(checkout, f"{checkout}/justw", "p1::fuzz", "a b", "") == (expected, False)
 
 
+def test_justw_takes_tls_from_among_the_words(checkout: Path) -> None:
+    """The fake `just` cannot show its environment; one that can says which directory is named."""
+    just = checkout / ".venv" / "bin" / "just"
+    just.write_text('#!/bin/sh\nprintf "%s|" "${MADKV_TLS-none}" "$@"\n')
+    named = ["--justfile", f"{checkout}/Justfile", "p1::fuzz", "3", "a b"]
+    assert call(checkout, f"{checkout}/justw", "p1::fuzz", "3", "a b")[0] == ["none", *named]
+    words = ["p1::fuzz", "tls=yes", "3", "a b"]
+    assert call(checkout, f"{checkout}/justw", *words)[0] == [f"{checkout}/tls", *named]
+    assert call(checkout, f"{checkout}/justw", *words, MADKV_TLS="/there")[0] == ["/there", *named]
+
+
+def test_clients_of_recipes_get_the_certificates_of_the_directory(checkout: Path) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s|" "${MADKV_TLS_CA-none}" "$MADKV_TLS_CERT" "$MADKV_TLS_KEY"\n')
+    shim = f"{checkout}/justmod/python"
+    assert call(checkout, shim)[0] == ["none", "", ""]
+    assert call(checkout, shim, MADKV_TLS="/t")[0] == ["/t/ca.pem", "/t/client.pem", "/t/client.key"]
+    assert call(checkout, shim, MADKV_TLS="/t", MADKV_TLS_CA="/x", MADKV_TLS_CERT="/y")[0] == ["/x", "/y", ""]
+
+
 def test_recipes_find_the_environment_by_themselves(checkout: Path) -> None:
     expected = [str(checkout), f"{checkout}/.venv/bin/python", "-m", "madkv.client"]
     assert call(checkout, f"{checkout}/justmod/python", "-m", "madkv.client") == (expected, True)

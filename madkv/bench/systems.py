@@ -44,8 +44,8 @@ class System:
 
 
 @contextmanager
-def _madkv(root: Path, partitions: int, rf: int, managers: int) -> Iterator[Deployment]:
-    with Cluster.local(root, partitions=partitions, rf=rf, managers=managers) as cluster:
+def _madkv(root: Path, partitions: int, rf: int, managers: int, tls: bool = False) -> Iterator[Deployment]:
+    with Cluster.local(root, partitions=partitions, rf=rf, managers=managers, tls=tls) as cluster:
         yield _deployed(cluster)
 
 
@@ -83,18 +83,19 @@ def _madkv_with_a_slow_disk(root: Path) -> Iterator[Deployment]:
         yield _deployed(cluster)
 
 
-def _of_madkv(rf: int, managers: int, partitions: int = 1) -> System:
+def _of_madkv(rf: int, managers: int, partitions: int = 1, tls: bool = False) -> System:
     several = rf > 1
     return System(
-        name=f"{RF}{rf}" + (f"-p{partitions}" if partitions > 1 else ""),
-        title=f"MadKV, rf {rf}" + (f", {partitions} partitions" if partitions > 1 else ""),
+        name=f"{RF}{rf}" + (f"-p{partitions}" if partitions > 1 else "") + ("-tls" if tls else ""),
+        title=f"MadKV, rf {rf}" + (f", {partitions} partitions" if partitions > 1 else "") + (", TLS" if tls else ""),
         durability=f"LMDB, synced at each commit; on the disks of {f'{rf // 2 + 1} of {rf}' if several else 'the one'}",
         remarks=f"defaults; {partitions} partition{'s' if partitions > 1 else ''}, {managers} "
-        f"manager{'s' if several else ''} running; its own line client",
+        f"manager{'s' if several else ''} running; its own line client"
+        + ("; TLS 1.3 with certificates on both sides of every connection" if tls else ""),
         missing=lambda: None,
         version=lambda: f"{madkv.__version__} ({revision()})",
-        start=lambda root, ordered: _madkv(root, partitions, rf, managers),
-        is_default=partitions == 1,
+        start=lambda root, ordered: _madkv(root, partitions, rf, managers, tls),
+        is_default=partitions == 1 and not tls,
     )
 
 
@@ -105,6 +106,7 @@ SYSTEMS: tuple[System, ...] = (
     _of_madkv(3, 3),
     _of_madkv(1, 1),
     _of_madkv(3, 3, partitions=5),
+    _of_madkv(3, 3, tls=True),
     System(
         name=f"{RF}3-slow",
         title=f"MadKV, rf 3, one follower's disk {SLOWER} times slower",

@@ -77,6 +77,17 @@ def ask_status(address: str) -> Status | None:
     return status if isinstance(status, dict) else None
 
 
+def why_silent(address: str) -> str:
+    """What is wrong with a node that is there, for the end of a line; empty if it just is not there."""
+    try:
+        ask(address, codec.STATUS)
+    except MadKVError as error:
+        return f": {error}"
+    except OSError:
+        pass
+    return ""
+
+
 def ask_statuses(addresses: Iterable[str]) -> list[Status | None]:
     """The same of many at once."""
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:

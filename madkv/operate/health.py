@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError
-from madkv.operate.ask import Status, ask_statuses
+from madkv.operate.ask import Status, ask_statuses, why_silent
 from madkv.operate.nodes import Node, parse_node
 from madkv.partitions import PartitionMap
 
@@ -131,7 +131,7 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
             raise NotSeen(f"managers: at {address} is no manager, but {name}")
         managers[parse_node(name)] = status
     if not managers:
-        raise NotSeen(f"no manager answers at {','.join(known)}")
+        raise NotSeen(f"no manager answers at {','.join(known)}{why_silent(known[0])}")
     # Lists count managers from 0 on; where this one has another order, the silent ones are those that are left.
     free = [number for number in range(len(known)) if Node(None, number) not in managers]
     for number in silent:
