@@ -3,27 +3,24 @@
 The files are read again for each connection, so that clients that live long take up new ones by themselves.
 """
 
-import select
 import socket
 import ssl
 import time
 
 from madkv.addresses import Address
-from madkv.client.connection import Connection
+from madkv.client.connection import READ_BYTES, Connection
 from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import CONNECT_SECONDS_MAX
 from madkv.tls import NO_TLS, NODES, TLSFiles, certificate_fault, check_hello, explain, names_among, roles_of, shown
 from madkv.wire.boxes import Box
 
 
-class _Socket(ssl.SSLSocket):
-    """Fails as a socket without TLS does: with BlockingIOError where there is nothing yet, and with TLSError."""
+class _BlockingSocket(ssl.SSLSocket):
+    """Says in a TLSError why nothing can be received any more."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
             return super().recv(buflen, flags)
-        except ssl.SSLWantReadError:
-            raise BlockingIOError from None
         except ssl.SSLError as error:
             raise TLSError(why_failed(error)) from None
 
@@ -32,7 +29,7 @@ def context_of(files: TLSFiles) -> ssl.SSLContext:
     """What connections are made with. Raises InvalidArgument for files that are of no use."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.sslsocket_class = _Socket
+    context.sslsocket_class = _BlockingSocket
     for option, path in (("tls-ca", files.ca), ("tls-cert", files.certificate), ("tls-key", files.key)):
         try:
             with open(path, "rb"):
@@ -102,21 +99,79 @@ def secured(sock: socket.socket, files: TLSFiles, address: Address) -> ssl.SSLSo
         sock.close()  # what is wrapped has its file descriptor by now
 
 
+class _Socket:
+    """TLS between a connected socket that does not block and a Connection, which uses this as it would use the other.
+
+    It costs one system call to receive, where an `ssl.SSLSocket` makes two for each record.
+    """
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.fileno = plain.fileno
+        self.close = plain.close
+        self.send = plain.send
+        """Sends what is encrypted already."""
+
+    def shake_hands(self, received: bytes) -> tuple[bytes, bool]:
+        """Go on with the handshake; what to send to the other side, and whether it is over. Raises TLSError."""
+        if received:
+            self._incoming.write(received)
+        is_over = False
+        try:
+            self.tls.do_handshake()
+            is_over = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._farewell()
+            raise TLSError(why_failed(error)) from None
+        return self._outgoing.read(), is_over
+
+    def _farewell(self) -> None:
+        """Let the other side know why, if it can be told at once."""
+        try:
+            self._plain.send(self._outgoing.read())
+        except OSError:
+            pass
+
+    def encrypted(self, data: bytes) -> bytes:
+        """What to `send` for it."""
+        self.tls.write(data)
+        return self._outgoing.read()
+
+    def recv(self, size: int) -> bytes:
+        """All that has come, decrypted. Raises BlockingIOError for a part of a record, TLSError, and OSError."""
+        data = self._plain.recv(size)
+        if not data:
+            return data
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while piece := self.tls.read(size):
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            if not pieces:
+                raise BlockingIOError from None
+        except ssl.SSLError as error:
+            raise TLSError(why_failed(error)) from None
+        return b"".join(pieces)
+
+
 class SecureConnection(Connection):
     """A blocking connection with TLS. Raises TLSError, too, where Connection raises OSError and ProtocolError."""
 
-    _socket: ssl.SSLSocket
+    _socket: _Socket  # type: ignore[assignment]
 
     def __init__(self, files: TLSFiles, address: Address, abandon_fd: int | None) -> None:
         context = fresh_context(files)
         super().__init__(address, abandon_fd)
+        plain: socket.socket = self._socket  # type: ignore[assignment]
+        self._socket = _Socket(plain, context, address[0])
         try:
-            # The same file descriptor, so that what polls it need not know.
-            self._socket = context.wrap_socket(
-                self._socket, server_hostname=address[0], do_handshake_on_connect=False, suppress_ragged_eofs=True
-            )
-            self._shake_hands(time.monotonic() + CONNECT_SECONDS_MAX)
-            self._names = names_of(self._socket)
+            self._shake_hands(plain, time.monotonic() + CONNECT_SECONDS_MAX)
+            self._names = names_of(self._socket.tls)
         except BaseException:
             self.close()
             raise
@@ -125,35 +180,25 @@ class SecureConnection(Connection):
         """Raise TLSError unless the certificate is of the node that has answered."""
         check_hello(self._names, hello)
 
-    def _shake_hands(self, deadline: float) -> None:
+    @property
+    def certificate(self) -> dict[str, object]:
+        """The other side's, as `ssl` shows it."""
+        return dict(self._socket.tls.getpeercert() or {})
+
+    def _shake_hands(self, plain: socket.socket, deadline: float) -> None:
+        received = b""
         while True:
-            try:
-                self._socket.do_handshake()
+            data, is_over = self._socket.shake_hands(received)
+            super()._send(data, CONNECT_SECONDS_MAX)
+            if is_over:
                 return
-            except ssl.SSLWantReadError:
-                events = select.POLLIN
-            except ssl.SSLWantWriteError:
-                events = select.POLLOUT
-            except OSError as error:
-                raise TLSError(why_failed(error)) from None
-            self._wait_for(events, max(0.0, deadline - time.monotonic()))
+            self._wait(max(0.0, deadline - time.monotonic()))
+            try:
+                received = plain.recv(READ_BYTES)
+            except ConnectionError:
+                received = b""
+            if not received:
+                raise TLSError(NO_TLS)
 
     def _send(self, data: bytes, seconds_max: float) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self._socket.send(view) :]
-            except ssl.SSLWantWriteError:
-                self._wait_for(select.POLLOUT, seconds_max)
-            except ssl.SSLError as error:
-                raise TLSError(why_failed(error)) from None
-
-    def _wait(self, seconds_max: float) -> int:
-        return select.POLLIN if self._socket.pending() else super()._wait(seconds_max)
-
-    def _wait_for(self, events: int, seconds_max: float) -> None:
-        self._poll.modify(self._socket, events)
-        try:
-            super()._wait(seconds_max)
-        finally:
-            self._poll.modify(self._socket, select.POLLIN)
+        super()._send(self._socket.encrypted(data), seconds_max)

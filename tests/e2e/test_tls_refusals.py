@@ -350,9 +350,7 @@ def connected(tls: TLSFiles, address: str) -> AbstractContextManager[SecureConne
 
 
 def serial_of(connection: SecureConnection) -> str:
-    certificate = connection._socket.getpeercert()
-    assert certificate is not None
-    return str(certificate["serialNumber"])
+    return str(connection.certificate["serialNumber"])
 
 
 def refusal_of(tls: TLSFiles, address: str) -> str:
