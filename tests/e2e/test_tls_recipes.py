@@ -15,7 +15,7 @@ from madkv.testing.node import command, with_certificates
 from madkv.tls import VARIABLES
 from tests.certified import line_client
 from tests.processes import ROOT, ServerProcess
-from tests.test_cluster_runs import run
+from tests.wrong_clients import just_script
 
 SECONDS_MAX = 120
 WITH_PLAIN_NODES = "not an AMP box: it looks like TLS; this side speaks TLS only with"
@@ -35,6 +35,12 @@ def operate(*words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=SECONDS_MAX,
     )
+
+
+def run(tool: str, directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool with right clients."""
+    command = [sys.executable, "-m", f"madkv.testing.{tool}", *words, "--just", just_script(directory, "nothing")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
 
 
 def test_a_cluster_from_up_to_down(tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_a_cluster_takes_its_certificates_out_of_the_environment_again(tmp_path:
     ],
 )
 def test_tools_with_clusters_of_their_own(tmp_path: Path, tool: str, words: list[str]) -> None:
-    done = run(tool, tmp_path, "nothing", *words, "tls=yes")
+    done = run(tool, tmp_path, *words, "tls=yes")
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].endswith("PASSED")
 
@@ -90,13 +96,10 @@ def test_tools_that_call_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     certificates.make(directory, {"s0": ["127.0.0.1"]}, ["client"])
     with ServerProcess(*certificates.options_of(directory, "s0")) as server:
         words = ["3", "yes", "--address", server.address, "ops=50", "call-seconds=2"]
-        refused = run("fuzz", tmp_path, "nothing", *words)
+        refused = run("fuzz", tmp_path, *words)
         assert refused.returncode == 1 and WITH_PLAIN_NODES in refused.stderr
         monkeypatch.setenv("MADKV_TLS", str(directory))
-        command = [sys.executable, "-m", "madkv.testing.fuzz", *words, "--just", str(tmp_path / "just.sh")]
-        (script,) = [path for path in tmp_path.iterdir() if path.is_file() and os.access(path, os.X_OK)]
-        command[-1] = str(script)
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
+        done = run("fuzz", tmp_path, *words)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
