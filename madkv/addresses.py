@@ -5,6 +5,9 @@ from madkv.errors import InvalidArgument
 Address = tuple[str, int]
 """Host name or IP address, and TCP port."""
 
+HOST_CHARACTERS_MAX = 253
+"""As DNS has it. To encode an international name takes some microseconds for each, and names come from others, too."""
+
 
 def parse_address(text: str, *, port_min: int = 1) -> Address:
     """Read `host:port` or `[ipv6]:port`.
@@ -38,11 +41,13 @@ def parse_addresses(text: str) -> list[Address]:
 
 def _is_host(text: str) -> bool:
     """Whether it can be looked up at all; what cannot be encoded would fail far from here, and not as a bad name."""
+    if len(text) > HOST_CHARACTERS_MAX:
+        return False
     try:
         text.encode("ascii" if text.isascii() else "idna")
     except UnicodeError:
         return False
-    return bool(text) and text.isprintable() and " " not in text
+    return bool(text) and text.isprintable() and not set(" ,[]").intersection(text)
 
 
 def show_address(address: Address) -> str:

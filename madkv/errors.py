@@ -127,5 +127,11 @@ def from_code(code: bytes, description: str) -> MadKVError:
     """The error that `code` stands for; a ProtocolError for a code that this version does not know."""
     kind = _BY_CODE.get(code)
     if kind is None:
-        return ProtocolError(f"unexpected error {code.decode('ascii', 'backslashreplace')}: {description}")
+        return ProtocolError(f"unexpected error {shown(code)}: {description}")
     return kind(description)
+
+
+def shown(text: bytes, bytes_max: int = 40) -> str:
+    """What somebody else has sent, for a line that people read: whatever it is, that stays one line."""
+    line = text[:bytes_max].decode(errors="backslashreplace")
+    return line if line.isprintable() else ascii(line)

@@ -30,6 +30,8 @@ class Ownership:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_starts", tuple(each.start for each in self.ranges))
+        if any(each.end is not None and each.end <= each.start for each in self.ranges):
+            raise ValueError("a range that ends where it begins, or before")
         for lower, upper in zip(self.ranges, self.ranges[1:], strict=False):
             if lower.end is None or lower.end > upper.start:
                 raise ValueError(f"ranges overlap or stand in no order: {lower}, {upper}")
@@ -66,6 +68,8 @@ class Ownership:
             for _ in range(count):
                 start_bytes, has_end, end_bytes = _RANGE.unpack_from(data, at)
                 at += _RANGE.size
+                if has_end > 1 or (end_bytes and not has_end):
+                    raise ValueError("a range of keys that is none")
                 start, end = data[at : at + start_bytes], data[at + start_bytes : at + start_bytes + end_bytes]
                 at += start_bytes + end_bytes
                 ranges.append(KeyRange(start, end if has_end else None))

@@ -46,8 +46,8 @@ def encode_session(client_id: bytes, floor: int, last_write_ms: int, is_used: bo
 
 def decode_session(row: bytes) -> tuple[bytes, int, int, bool]:
     """Client id, floor, time of the last write, whether there was one. Raises ValueError."""
-    if len(row) != _SESSION.size:
-        raise ValueError("a session's row of a wrong length")
+    if len(row) != _SESSION.size or row[-1] > 1:
+        raise ValueError("a session's row that is none")
     client_id, floor, last_write_ms, is_used = _SESSION.unpack(row)
     return client_id, floor, last_write_ms, is_used
 

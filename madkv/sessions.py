@@ -93,6 +93,8 @@ class Tables:
         for index, (session, is_used) in sorted(sessions.items(), key=lambda each: each[1][0].last_write_ms):
             (by_index if is_used else unused)[index] = session
             index_of[session.client_id] = index
+        if len(index_of) != len(sessions):
+            raise ValueError("two sessions of one client")
         record_bytes = 0
         for index, sequence, record in records:
             if index not in sessions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from madkv.addresses import Address, parse_address, show_address
-from madkv.errors import InvalidArgument
+from madkv.errors import InvalidArgument, shown
 from madkv.limits import KEY_BYTES_MAX, PARTITIONS_MAX, REPLICAS_MAX
 
 MANAGERS = 0xFFFF
@@ -111,4 +111,4 @@ class Settings:
 
 
 def _show(splits: tuple[bytes, ...]) -> str:
-    return ",".join(split.decode(errors="backslashreplace") for split in splits) or "left out"
+    return ",".join(shown(split, KEY_BYTES_MAX) for split in splits) or "left out"

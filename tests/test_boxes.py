@@ -390,6 +390,14 @@ def test_errors_of_unknown_code_and_odd_text() -> None:
     codec.raise_if_error({b"_answer": b"7"}, codec.PUT)
 
 
+@pytest.mark.parametrize("code", [b"BUSY", b"\r\nGO ON"])
+@pytest.mark.parametrize("text", [b"", b"two\nlines", b"\x1b[2J", b"\xff\x00"])
+def test_what_others_say_is_one_line_for_people(code: bytes, text: bytes) -> None:
+    with pytest.raises(errors.MadKVError) as caught:
+        codec.raise_if_error({b"_error": b"7", b"_error_code": code, b"_error_description": text}, codec.PUT)
+    assert str(caught.value) and str(caught.value).isprintable()
+
+
 # --- What is read out of a box ----------------------------------------------------------------------------------------
 
 

@@ -268,6 +268,8 @@ class HelloTests(SynchronousTestCase):
         self.assert_refused(cluster, MANAGERS, self.hello(b"solo"), line)
         line = "s1:1 is manager m; the managers take it for a server of partition 1"
         self.assert_refused(cluster, 1, self.hello(b"manager", b"m"), line)
+        line = f"s:1 is server 's\\n0' of a cluster: {to_managers}"
+        self.assert_refused(single, 0, self.hello(b"server", b"s\n0"), line)
         line = "s0:1 is s0.0 of cluster beef; the managers are of c0ffee"
         self.assert_refused(cluster, 0, self.hello(b"server", b"s0.0", b"beef"), line)
         line = "m0:1 is m of cluster beef; the managers are of c0ffee"

@@ -5,7 +5,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from madkv.errors import Busy, InvalidArgument, StaleCall, UnknownSession
 from madkv.limits import MIB, SESSION_CALLS_MAX, SESSION_OWN_RECORD_BYTES_MAX, SESSION_UNUSED_SECONDS
 from madkv.operations import Outcome, Write, WriteKind
-from madkv.sessions import RECORD_OVERHEAD_BYTES, Record, Session, Sessions
+from madkv.session_rows import encode_session, session_key
+from madkv.sessions import RECORD_OVERHEAD_BYTES, Record, Session, Sessions, Tables
 
 ALICE, BOB, CAROL = b"a" * 16, b"b" * 16, b"c" * 16
 LIFE_SECONDS = 10.0
@@ -297,3 +298,10 @@ class SessionsTest(SynchronousTestCase):
             expired.append({index for index in indexes if sessions._find(index)[0] is None})
         self.assertEqual(expired[0], expired[1])
         self.assertEqual(expired[0], set(indexes))
+
+
+class RowsTest(SynchronousTestCase):
+    def test_a_client_has_one_session(self) -> None:
+        """Of two, the end of the first would end the other, too, and fail with it."""
+        rows = [(session_key(index), encode_session(b"c" * 16, 1, 0, True)) for index in (1, 2)]
+        self.assertRaises(ValueError, Tables.of, rows)

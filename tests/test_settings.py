@@ -87,3 +87,4 @@ def test_a_difference_in_words(other: Settings, line: str) -> None:
 def test_a_difference_of_splits() -> None:
     one, other = Settings(1, servers(3), (b"a", b"\xff")), Settings(1, servers(3))
     assert one.difference(other) == "--splits a,\\xff, not left out"
+    assert "\n" not in str(Settings(1, servers(2), (b"a\nb",)).difference(Settings(1, servers(2))))

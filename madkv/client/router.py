@@ -10,7 +10,7 @@ first call, and again when a group refuses a key by a newer one.
 from collections.abc import Iterable
 
 from madkv.addresses import Address, parse_address, parse_addresses, show_address
-from madkv.errors import InvalidArgument, NotLeader, ProtocolError, Rejected
+from madkv.errors import InvalidArgument, NotLeader, ProtocolError, Rejected, shown
 from madkv.limits import (
     ELECTION_RETRY_SECONDS_MAX,
     FIRST_TRY_SECONDS,
@@ -137,9 +137,7 @@ class Router:
         when it does not know its cluster yet.
         """
         boot = codec.take_boot(hello)
-        role, node, cluster = (
-            hello.get(name, b"").decode("ascii", "backslashreplace") for name in (b"role", b"node", b"cluster")
-        )
+        role, node, cluster = (shown(hello.get(name, b"")) for name in (b"role", b"node", b"cluster"))
         where = show_address(self.addresses(group)[replica])
         is_manager = role == "manager"
         if group == MANAGERS:

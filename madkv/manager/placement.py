@@ -108,7 +108,10 @@ class Slot:
             ports = struct.unpack(f">{count}H", row[_SLOT.size :])
         except struct.error:
             raise ValueError("a slot's row of a wrong length") from None
-        return cls(disk, ports, is_vacant, is_catching_up)
+        slot = cls(disk, ports, is_vacant, is_catching_up)
+        if slot.encode() != row:
+            raise ValueError("a slot's row that is none")
+        return slot
 
 
 class ClusterMachine:

@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from madkv.addresses import parse_addresses, show_address
-from madkv.errors import Busy, InvalidArgument, MadKVError, Rejected
+from madkv.errors import Busy, InvalidArgument, MadKVError, Rejected, shown
 from madkv.limits import REPLICAS_MAX
 from madkv.manager.introduction import Introduced, Introducing, name_of
 from madkv.manager.placement import ClusterMachine, Slot, parse_node
@@ -108,8 +108,8 @@ class Registrar:
         machine, register = self._founded(), claim.register
         if claim.cluster and claim.cluster != machine.cluster:
             raise Rejected(
-                f"this server's directory belongs to cluster {claim.cluster}; these managers are those of cluster "
-                f"{machine.cluster}: see its --backer and its --managers"
+                f"this server's directory belongs to cluster {shown(claim.cluster.encode())}; these managers are those "
+                f"of cluster {machine.cluster}: see its --backer and its --managers"
             )
         await self._take(machine.judge_registration(register), register, self._address_line(claim))
         partition = register.partition

@@ -75,4 +75,6 @@ class Configuration:
             members.append(Member(replica, data[at + _REPLICA.size : at + member_bytes]))
         if len(set(members)) != len(members):
             raise ValueError("a member twice in a configuration")
+        if [*sorted(members[:voters]), *sorted(members[voters:])] != members:
+            raise ValueError("members of a configuration in no order")
         return cls(voters=frozenset(members[:voters]), learners=frozenset(members[voters:]))

@@ -30,7 +30,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from madkv.addresses import Address, show_address
-from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ProtocolError, Rejected, VersionMismatch
+from madkv.errors import (
+    Busy,
+    InternalError,
+    InvalidArgument,
+    MadKVError,
+    ProtocolError,
+    Rejected,
+    VersionMismatch,
+    shown,
+)
 from madkv.limits import (
     CLOSE_SECONDS_MAX,
     KEY_BYTES_MAX,
@@ -482,7 +491,7 @@ def _check_hello(links: PeerLinks, box: Box, certified: frozenset[str] | None) -
     version = take_integer(box, b"version")
     if version != codec.PROTOCOL_VERSION:
         raise VersionMismatch(f"this replica speaks version {codec.PROTOCOL_VERSION}, the other one version {version}")
-    cluster, group = _shown(take_bytes(box, b"cluster")), _shown(take_bytes(box, b"group"))
+    cluster, group = shown(take_bytes(box, b"cluster")), shown(take_bytes(box, b"group"))
     replica, to = take_integer(box, b"replica"), take_integer(box, b"to")
     me, other = links.name_of(links.member.replica), f"{group}.{replica}"
     ports = take_ports(box, b"ports")
@@ -502,12 +511,6 @@ def _check_hello(links: PeerLinks, box: Box, certified: frozenset[str] | None) -
     if to != links.member.replica:
         raise Rejected(f"this is {me}; {other} has its address for that of {group}.{to}; see its --peers")
     return replica
-
-
-def _shown(name: bytes) -> str:
-    """A name for a line of text, whatever it is."""
-    text = name[:32].decode("ascii", "backslashreplace")
-    return text if text.isprintable() else ascii(text)
 
 
 class PeerFactory(Factory):

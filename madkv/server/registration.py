@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from madkv.addresses import Address, show_address
-from madkv.errors import InvalidArgument, MadKVError, NotLeader, ProtocolError, Rejected, VersionMismatch
+from madkv.errors import InvalidArgument, MadKVError, NotLeader, ProtocolError, Rejected, VersionMismatch, shown
 from madkv.limits import CONNECT_SECONDS_MAX
 from madkv.raft.configuration import Configuration
 from madkv.ranges import Ownership
@@ -205,7 +205,7 @@ class Registration:
         assert connection is not None
         hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
         check_hello(connection.certified, hello)
-        role, node = (hello.get(name, b"?").decode(errors="backslashreplace") for name in (b"role", b"node"))
+        role, node = (shown(hello.get(name, b"?")) for name in (b"role", b"node"))
         if role != "manager":
             what = "a server without managers" if role == "solo" else f"server {node}"
             raise Rejected(

@@ -51,8 +51,12 @@ class Identity:
             facts = json.loads(text)
             layout = int(facts["layout"])
             if layout == LAYOUT_VERSION:
-                return cls(str(facts["cluster"]), str(facts["node"]), bytes.fromhex(facts["disk"]))
-        except (OverflowError, KeyError, TypeError):
+                cluster, node, disk = facts["cluster"], facts["node"], bytes.fromhex(facts["disk"])
+                (cluster + node).encode()  # no text that cannot be said to anybody
+                if len(disk) != DISK_ID_BYTES:
+                    raise ValueError("not an identity")
+                return cls(cluster, node, disk)
+        except (OverflowError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError("not an identity") from None
         raise WrongDirectory(f"layout {layout}; this version of MadKV knows layout {LAYOUT_VERSION}")
 

@@ -105,7 +105,10 @@ def decode_hard_state(data: bytes) -> HardState:
     if len(data) < _HARD_STATE.size or len(disk) != (DISK_ID_BYTES if data[_VOTED_AT] else 0):
         raise Damaged("the record of term and vote has a wrong length")
     term, voted, replica = _HARD_STATE.unpack_from(data)
-    return HardState(term, Member(replica, disk) if voted else None)
+    state = HardState(term, Member(replica, disk) if voted else None)
+    if encode_hard_state(state) != data:
+        raise Damaged("the record of term and vote is none")
+    return state
 
 
 def encode_meta(meta: Meta) -> bytes:

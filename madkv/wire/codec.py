@@ -17,6 +17,7 @@ from madkv.errors import (
     VersionMismatch,
     WrongPartition,
     from_code,
+    shown,
 )
 from madkv.limits import AMP_VALUE_BYTES_MAX
 from madkv.wire.boxes import ANSWER, ASK, COMMAND, ERROR, ERROR_CODE, ERROR_DESCRIPTION, Box, blob, field, join_blob
@@ -50,6 +51,7 @@ _TRUE = field(b"found", b"True") + _END
 _FALSE = field(b"found", b"False") + _END
 INTEGER_MAX = 2**63 - 1
 _PAIR_LENGTHS = struct.Struct(">HI")
+_DESCRIPTION_BYTES_MAX = AMP_VALUE_BYTES_MAX // 64
 
 
 # --- Requests -------------------------------------------------------------------------------------------------------
@@ -158,14 +160,14 @@ def answer_error(tag: bytes, error: MadKVError) -> bytes:
 
 def answer_error_code(tag: bytes, code: bytes, description: str, fields: bytes = b"") -> bytes:
     """An error by its code, such as AMP's own UNHANDLED; `fields` are already encoded."""
-    text = description.encode()[: AMP_VALUE_BYTES_MAX // 64]
+    text = description.encode()[:_DESCRIPTION_BYTES_MAX]
     return field(ERROR, tag) + field(ERROR_CODE, code) + field(ERROR_DESCRIPTION, text) + fields + _END
 
 
 def raise_if_error(box: Box, command: bytes) -> None:
     """Raise the error that the answer to `command` carries, if it carries one; ProtocolError if none may be like it."""
     if ERROR in box:
-        description = box.get(ERROR_DESCRIPTION, b"").decode(errors="backslashreplace")
+        description = shown(box.get(ERROR_DESCRIPTION) or b"it does not say why", _DESCRIPTION_BYTES_MAX)
         error = from_code(box.get(ERROR_CODE, b""), description)
         if isinstance(error, (UnknownSession, StaleCall)) and command not in WRITES:
             raise ProtocolError(f"{command.decode()} was answered: {description}")

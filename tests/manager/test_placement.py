@@ -382,3 +382,11 @@ def test_names_of_nodes() -> None:
             parse_node(name)
     group = Machine(rf=1, manager_count=1)
     assert (group.machine.name_of(1, 0), group.machine.name_of(MANAGERS, 0)) == ("s1", "m")
+
+
+class SlotTest(SynchronousTestCase):
+    def test_there_is_one_way_to_write_it(self) -> None:
+        row = Slot(disk("d"), (1, 2), True, False).encode()
+        self.assertEqual(Slot.decode(row), Slot(disk("d"), (1, 2), True, False))
+        for wrong in (row[:16] + b"\2" + row[17:], row[:17] + b"\xff" + row[18:], row[:-1], row + b"x", b""):
+            self.assertRaises(ValueError, Slot.decode, wrong)

@@ -170,6 +170,7 @@ class RegisterTest(SynchronousTestCase):
         ):  # fmt: skip
             self.refused(manager.register(0, 0, **other), b"INVALID_ARGUMENT")
         self.assertEqual(manager.machine.missing(), ["s0.0", "s0.1", "s0.2", "s1.0", "s1.1", "s1.2"])
+        self.assertIn("cluster 'a\\nb';", self.refused(manager.register(0, 0, cluster="a\nb")))
         # Numbers that no entry could hold.
         self.assertIn("no partition", self.refused(manager.register(0, 0, partition=2**63 - 1)))
         self.assertIn("no replica", self.refused(manager.register(0, 0, replica=2**63 - 1)))

@@ -96,6 +96,10 @@ class ConfigurationTest(SynchronousTestCase):
         self.assertRaises(ValueError, Configuration.decode, twice)
         self.assertRaises(ValueError, Configuration.decode, one[:1] + b"\x00\x02\x00\x00" + one[5:23] * 2)
 
+    def test_there_is_one_way_to_write_it(self) -> None:
+        one = Configuration(members(1, 2)).encode()
+        self.assertRaises(ValueError, Configuration.decode, one[:5] + one[23:] + one[5:23])
+
 
 class ChangesTest(SynchronousTestCase):
     """One server at a time (4.1 to 4.3)."""

@@ -59,7 +59,9 @@ class IdentityTest(DirectoryCase):
     def test_an_identity_that_is_none(self) -> None:
         self.make()
         good = json.loads((self.path / IDENTITY_FILE).read_text())
-        for wrong in ("", "{", "[]", "{}", "\0\xff", json.dumps(good | {"disk": "x"}), json.dumps(good | {"disk": 1})):
+        changes = [{"disk": "x"}, {"disk": 1}, {"disk": "00"}, {"cluster": ["c"]}, {"node": 1}, {"node": "\ud800"}]
+        texts = ["", "{", "[]", "{}", "\0\xff", "[" * 100_000, *(json.dumps(good | change) for change in changes)]
+        for wrong in texts:
             (self.path / IDENTITY_FILE).write_text(wrong)
             self.assertRefused(WrongDirectory, "IDENTITY cannot be read: the directory is damaged")
         (self.path / IDENTITY_FILE).write_text(json.dumps({"layout": 2}))

@@ -72,6 +72,9 @@ class RecordsTest(SynchronousTestCase):
         if length < len(data):
             self.assertRaises(Damaged, decode_hard_state, data[:length])
         self.assertRaises(Damaged, decode_hard_state, data + b"x")
+        self.assertRaises(Damaged, decode_hard_state, data[:8] + b"\2" + data[9:])
+        if state.voted_for is None:
+            self.assertRaises(Damaged, decode_hard_state, data[:-1] + b"\1")
 
     @given(METAS, st.integers(0, 200))
     def test_meta(self, meta: Meta, length: int) -> None:

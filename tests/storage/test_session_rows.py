@@ -28,7 +28,7 @@ class SessionRowsTest(SynchronousTestCase):
     def test_sessions(self, client_id: bytes, floor: int, last_write_ms: int, is_used: bool) -> None:
         row = rows.encode_session(client_id, floor, last_write_ms, is_used)
         self.assertEqual(rows.decode_session(row), (client_id, floor, last_write_ms, is_used))
-        for wrong in (row[:-1], row + b"x", b""):
+        for wrong in (row[:-1], row + b"x", b"", row[:-1] + b"\2"):
             self.assertRaises(ValueError, rows.decode_session, wrong)
 
     @given(st.binary(max_size=511), OUTCOMES)
