@@ -21,6 +21,8 @@ mod cluster 'justmod/cluster.just'
 mod tls 'justmod/tls.just'
 # real processes under faults
 mod chaos 'justmod/chaos.just'
+# garbage at every door
+mod fuzz 'justmod/fuzz.just'
 
 python := quote(justfile_directory() / "justmod/python")
 just := quote(just_executable())

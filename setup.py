@@ -29,6 +29,8 @@ BENCH = [
 REPORT = [*BENCH, "matplotlib>=3.8,<4"]
 # What the recipes need beside the project: the `just` program, and a look at processes for `kill` and `bench::cpu`.
 RECIPES = ["psutil>=5.9,<8", "rust-just>=1.35,<2"]
+# What `fuzz::run` runs on. It is for some platforms only, so the recipe installs it when it is asked for.
+FUZZ = ["atheris>=3,<4"]
 
 setup(
     name="madkv",
@@ -67,6 +69,7 @@ setup(
         "bench": BENCH,
         "report": REPORT,
         "recipes": RECIPES,
+        "fuzz": FUZZ,
         "dev": TEST + REPORT + RECIPES,
     },
     entry_points={"console_scripts": ["madkv = madkv.cli:main"]},

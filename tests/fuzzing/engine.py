@@ -1,0 +1,17 @@
+"""One target under atheris, for `tests.fuzzing.run`: the first word is its name, all others go to libFuzzer.
+
+Coverage is counted in `madkv` alone: what the target itself does is no news.
+"""
+
+import os
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["madkv"]):
+    from tests.fuzzing.targets import TARGETS
+
+if __name__ == "__main__":
+    _, target, *words = sys.argv
+    atheris.Setup([os.environ["MADKV_FUZZ"], *words], TARGETS[target])  # by which libFuzzer starts itself again
+    atheris.Fuzz()
