@@ -32,6 +32,8 @@ _NODE = struct.Struct("=HHHH")
 _TREE = struct.Struct("=IHHQQQQQ")
 _NUMBER, _SHORT = struct.Struct("=Q"), struct.Struct("=I")
 
+_TABLES = "the list of tables"
+
 Damaged = Callable[[str, str], None]
 """Told what kind of damage there is, and where."""
 
@@ -82,7 +84,7 @@ class Pages:
         with self._file:
             free: list[int] = []
             self._tree("the list of free pages", self._meta[_FREE_TREE_AT:][:TREE_BYTES], free)
-            self._tree("the list of tables", self._meta[_MAIN_TREE_AT:][:TREE_BYTES], None)
+            self._tree(_TABLES, self._meta[_MAIN_TREE_AT:][:TREE_BYTES], None)
         for number in free:
             self._use(number, "the list of free pages")
 
@@ -153,7 +155,7 @@ class Pages:
                     raise _Wrong
                 free += struct.unpack_from(f"={count}Q", data, _NUMBER.size)
             elif node_flags == _TREE_WITHIN:
-                if length != TREE_BYTES:
+                if length != TREE_BYTES or name is not _TABLES:  # no other tree holds any; there might be thousands
                     raise _Wrong
                 self._tree(page[at + _NODE.size : begin].decode(errors="replace"), data, None)
             elif node_flags not in (0, _LONG):
