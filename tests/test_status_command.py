@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from madkv import __version__
+from madkv.operate.ask import read_status
 from madkv.operate.status import facts, owners
 from madkv.partitions import PartitionMap
 from madkv.testing.cluster import Cluster
@@ -136,3 +137,31 @@ def test_help() -> None:
         )
         for word in expected:
             assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[" * 100_000,
+        "[]",
+        "{",
+        '{"role": "leader"}',
+        '{"term": "7"}',
+        '{"applied": true}',
+        '{"leader": []}',
+        '{"waiting": 1}',
+        '{"node": "m\\n"}',
+        '{"applied": 1, "nodes": []}',
+        '{"applied": 1, "nodes": {"x": {"disk": "", "state": "", "address": ""}}}',
+        '{"applied": 1, "nodes": {"s0": {"disk": "", "state": 1, "address": ""}}}',
+        '{"nodes": {"s0": {"disk": "", "state": "", "address": ""}}}',
+    ],
+)
+def test_what_no_node_says_of_itself(said: str) -> None:
+    """Another program's port, or a broken node: it counts as silent, and the others are shown."""
+    assert read_status(said.encode()) is None
+
+
+def test_what_a_node_may_say_of_itself() -> None:
+    for said in ({}, {"node": "s0", "role": "solo"}, {"role": "leader", "term": 1, "leader": 0, "later": ["more"]}):
+        assert read_status(json.dumps(said).encode()) == said

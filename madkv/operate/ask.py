@@ -10,6 +10,7 @@ from typing import Any
 
 from madkv.addresses import Address, parse_address
 from madkv.errors import MadKVError, ProtocolError
+from madkv.operate.nodes import is_node
 from madkv.partitions import PartitionMap
 from madkv.tls import tls_files
 from madkv.wire import codec
@@ -21,6 +22,9 @@ READ_BYTES = 1 << 16
 ASKED_AT_ONCE = 64
 
 Status = dict[str, Any]
+_NUMBERS = ("term", "commit", "applied", "data_bytes")
+_TEXTS = ("node", "role", "version", "waiting", "cluster")
+_SLOT = ("disk", "state", "address")
 
 
 def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
@@ -69,12 +73,33 @@ def _blob(address: str, command: bytes, name: bytes) -> bytes:
 
 
 def ask_status(address: str) -> Status | None:
-    """How a node says it is; None when it does not answer."""
+    """How a node says it is; None when it does not answer, or not as a node does."""
     try:
-        status = json.loads(_blob(address, codec.STATUS, b"status"))
-    except (OSError, MadKVError, ValueError):
+        return read_status(_blob(address, codec.STATUS, b"status"))
+    except (OSError, MadKVError):
         return None
-    return status if isinstance(status, dict) else None
+
+
+def read_status(text: bytes) -> Status | None:
+    """What a node says of itself, None for what no node says: numbers are numbers, and names can be shown."""
+    try:
+        status = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(status, dict):
+        return None
+    numbers = [status[name] for name in _NUMBERS if name in status]
+    texts = [status[name] for name in _TEXTS if name in status]
+    slots = status.get("nodes", {})
+    for name, slot in slots.items() if isinstance(slots, dict) else ((None, None),):
+        texts += [name, *(slot.get(part) for part in _SLOT)] if isinstance(slot, dict) else [None]
+    if status.get("leader") is not None:
+        numbers.append(status["leader"])
+    is_whole = "term" in status or status.get("role") != "leader"
+    is_one = all(type(number) is int for number in numbers) and is_whole and ("applied" in status or not slots)
+    if not is_one or not all(isinstance(text, str) and text.isprintable() for text in texts):
+        return None
+    return status if all(is_node(name) for name in slots) else None
 
 
 def why_silent(address: str) -> str:

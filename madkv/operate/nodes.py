@@ -31,6 +31,11 @@ class Node(NamedTuple):
         return self.group if self.replica is None else f"{self.group}.{self.replica}"
 
 
+def is_node(text: str) -> bool:
+    """Whether this is a node id."""
+    return _NODE.fullmatch(text) is not None
+
+
 def parse_node(text: str) -> Node:
     """Read a node id. Raises InvalidArgument."""
     match = _NODE.fullmatch(text)

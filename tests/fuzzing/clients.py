@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import socket
 import threading
@@ -22,6 +23,10 @@ from madkv.client.aio_connection import Connection as AsyncConnection
 from madkv.client.connection import Connection
 from madkv.errors import InvalidArgument, MadKVError, ProtocolError
 from madkv.manager import tap as manager_tap
+from madkv.operate import health
+from madkv.operate.ask import read_status
+from madkv.operate.nodes import Node
+from madkv.operate.status import COLUMNS, facts
 from madkv.server import tap as server_tap
 from madkv.wire import codec
 from madkv.wire.boxes import Box, field
@@ -155,6 +160,34 @@ def _send(server: socket.socket, answer: bytes) -> None:
         server.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # the client has heard enough
+
+
+# --- What operators see -----------------------------------------------------------------------------------------------
+
+_SAID = ("node", "role", "term", "leader", "commit", "applied", "data_bytes", "version", "waiting", "nodes")
+_PARTS = ("m", "m.0", "s0", "leader", "registered", "vacant", "127.0.0.1:1", "x\ny", 0, 7, -1, 1.5, None, True, [], {})
+
+
+def statuses(data: bytes) -> None:
+    """What the nodes of a cluster say of themselves, and what operators are shown of it."""
+    draw = Draw(data)
+    read_status(draw.take(draw.byte()) if draw.byte() % 2 else b"[" * 100_000)
+    found: dict[Node, Any] = {}
+    for node in (Node(None, None), Node(0, 0), Node(0, 1)):
+        said: dict[str, Any] = {}
+        for _ in range(draw.byte() % 16):
+            said[draw.choice(_SAID)] = draw.choice(_PARTS)
+        if draw.byte() % 2:
+            said["nodes"] = {
+                str(draw.choice(_PARTS)): {name: draw.choice(_PARTS) for name in ("state", "address", "disk")}
+            }
+        found[node] = read_status(json.dumps(said).encode())
+    ailing = health.ailments(found, None)
+    lines = [*health.table(list(health.rows(found).values()), COLUMNS), *ailing]
+    assert all(line.isprintable() for line in lines)
+    json.dumps(facts(found, None, ailing))
+    for node in found:
+        health.slot_state(found, node)
 
 
 # --- Lines ------------------------------------------------------------------------------------------------------------

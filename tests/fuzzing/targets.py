@@ -12,7 +12,7 @@ TARGETS: dict[str, Check] = {
         *(wire.boxes, wire.arguments, wire.answers, wire.peer_messages, wire.partition_map),
         *(state.operations, state.configurations, state.sessions, state.cluster_rows, state.settings, state.snapshots),
         *(disk.stored_records, disk.identity, disk.pages),
-        *(clients.client_connections, clients.lines, clients.options),
+        *(clients.client_connections, clients.statuses, clients.lines, clients.options),
         *(doors.solo_server, doors.clustered_server, doors.manager, doors.peers),
     )
 }
