@@ -169,6 +169,7 @@ class _Transport(TLSMemoryBIOProtocol):
         super().__init__(factory, wrapped, _connectWrapped=False)
         self.certified_names: frozenset[str] = frozenset()
         """Of the other side's certificate."""
+        self._has_begun = False
         self._is_up = False
         self._fault = ""
         self._awaited: Deferred[Protocol] | None = None
@@ -207,16 +208,19 @@ class _Transport(TLSMemoryBIOProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Whatever is no TLS at all is told so."""
-        if not (self._is_up or self.factory.is_client or self._has_begun) and data[0] != _HANDSHAKE_RECORD:
-            self._fault = "it does not speak TLS, and this port speaks nothing else"
-            self.transport.write(_WANTS_TLS)
-            self._lostTLSConnection = True
-            self.transport.loseConnection()
-            return
-        self._has_begun = True
-        super().dataReceived(data)
+        if self._is_up or self._is_tls(data):
+            super().dataReceived(data)
 
-    _has_begun = False
+    def _is_tls(self, data: bytes) -> bool:
+        """Whether a connection that is not up may go on with this."""
+        if not self._has_begun:
+            self._has_begun = True
+            if data[0] != _HANDSHAKE_RECORD and not self.factory.is_client:
+                self._fault = "it does not speak TLS, and this port speaks nothing else"
+                self._lostTLSConnection = True
+                self.transport.write(_WANTS_TLS)
+                self.transport.loseConnection()
+        return not self._lostTLSConnection
 
     def _checkHandshakeStatus(self) -> None:
         super()._checkHandshakeStatus()

@@ -323,7 +323,7 @@ def test_a_node_with_the_certificate_of_another_one_ends(cluster: Cluster, tmp_p
 
 
 def test_a_node_without_tls_among_those_with(cluster: Cluster, tmp_path: Path) -> None:
-    node, log = cluster.shape.node("s0.2"), cluster.log(cluster.shape.node("s0.0"))
+    node = cluster.shape.node("s0.2")
     assert cluster.terminate(node)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MADKV_TLS")}
     words = [*twistd(), *cluster.shape.command(node, str(cluster.directory(node)))]
@@ -335,8 +335,10 @@ def test_a_node_without_tls_among_those_with(cluster: Cluster, tmp_path: Path) -
                 plain.wait_for(f"no connection to {where}: not an AMP box: it looks like TLS; this side")
             plain.wait_for("waiting for the manager at .*: not an AMP box: it looks like TLS; this side")
             plain.wait_for("not an AMP box: it looks like a TLS hello; this side")
-        assert "it does not speak TLS, and this port speaks nothing else" in log.read_text()
-        assert "it closed the connection instead of answering in TLS, which it may not speak" in log.read_text()
+            logged(cluster, "s0.0", "it does not speak TLS, and this port speaks nothing else")
+            where = f"s0.2 ({cluster.shape.server_p2ps[2]})"
+            closed = "it closed the connection instead of answering in TLS, which it may not speak"
+            logged(cluster, "s0.0", f"no connection to {where}: {closed}")
     finally:
         cluster.start(node)
         cluster.wait_until_caught_up(node)
