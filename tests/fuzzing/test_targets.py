@@ -1,5 +1,6 @@
 """Each target on all inputs that fuzzing has found worth keeping, and on those with a fault or two."""
 
+import gc
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from tests.fuzzing.targets import TARGETS
 from tests.processes import ROOT
 
 FAULTS_MAX = 3
+OBJECTS_MORE_MAX = 30
+"""What Python may come to keep by itself; less than a connection, or one object for each input."""
 PIECES = (b"\0", b"\xff", b"\0\0", b"\xff\xff", b"\0\0\0\1", b"\x7f" + b"\xff" * 7, b"\x80" + bytes(7), b"\n")
 
 
@@ -40,6 +43,21 @@ def test_inputs_with_faults(target: str) -> None:
         TARGETS[target](data)
 
     check()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_kept(target: str) -> None:
+    """Whatever was said, nothing of it stays in memory when it is over."""
+
+    def objects_after(rounds: int) -> int:
+        for _ in range(rounds):
+            for data in corpus.load(target):
+                TARGETS[target](data)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(2)
+    assert objects_after(3) - before < OBJECTS_MORE_MAX
 
 
 def test_every_file_of_inputs_has_its_target() -> None:
