@@ -66,6 +66,17 @@ class LinksTest(LogCase):
         assert self.pump is not None
         self.pump.flush()
 
+    def test_a_peer_that_is_lost_and_back_is_noted(self) -> None:
+        noted: list[tuple[str, int]] = []
+        self.links.noted = lambda what, replica: noted.append((what, replica))
+        self.connect()
+        self.assertEqual((noted, self.links.connected), ([], {1: True}), "the first time it is just there")
+        self.lose()
+        self.assertEqual((noted, self.links.connected), ([("lost", 1)], {1: False}))
+        self.clock.advance(RETRY_SECONDS_MAX)
+        self.connect()
+        self.assertEqual(noted, [("lost", 1), ("back", 1)])
+
     def test_what_is_sent_arrives(self) -> None:
         self.links.send([heartbeat(0, 1, 1)])  # lost: there is no connection yet
         self.connect()

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from madkv.counts import Histogram
 from madkv.errors import Busy, InvalidArgument, Rejected
 from madkv.manager.registrar import Claim, Registrar
 from madkv.tls import check_claim
@@ -27,20 +28,22 @@ class ManagerProtocol(AnsweringProtocol):
     def __init__(self, service: "ManagerFactory", clock: IReactorTime) -> None:
         super().__init__(service, clock)
         self._responders |= {
-            codec.GET_MAP: partial(self._start, self._get_map),
-            codec.REGISTER: partial(self._start, self._register),
-            codec.REPLACE_DISK: partial(self._start, self._replace_disk),
+            codec.GET_MAP: partial(self._start, self._get_map, service.times["get_map"]),
+            codec.REGISTER: partial(self._start, self._register, service.times["register"]),
+            codec.REPLACE_DISK: partial(self._start, self._replace_disk, service.times["replace_disk"]),
         }
 
-    def _start(self, answer_to: Answer, tag: bytes, box: Box) -> None:
+    def _start(self, answer_to: Answer, times: Histogram, tag: bytes, box: Box) -> None:
         self._begin(0)
-        Deferred.fromCoroutine(self._finish(answer_to, tag, box)).addErrback(
+        Deferred.fromCoroutine(self._finish(answer_to, times, tag, box)).addErrback(
             lambda failure: self.log.failure("an answer went wrong in a way that was not foreseen", failure)
         )
 
-    async def _finish(self, answer_to: Answer, tag: bytes, box: Box) -> None:
+    async def _finish(self, answer_to: Answer, times: Histogram, tag: bytes, box: Box) -> None:
+        began = self._clock.seconds()
         try:
             answer = codec.answer(tag, await answer_to(box))
+            times.add(self._clock.seconds() - began)
         except Exception as error:
             answer = self._failure_answer(tag, error)
         finally:
@@ -86,6 +89,7 @@ class ManagerFactory(AnsweringFactory):
 
     def __init__(self, clock: IReactorTime, node: bytes, status: Callable[[], dict[str, Any]]) -> None:
         super().__init__(clock, node, b"", status)
+        self.times = {name: Histogram() for name in ("get_map", "register", "replace_disk")}
         self.registrar: Registrar | None = None
         """None until the managers have found each other."""
 

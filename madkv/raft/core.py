@@ -133,6 +133,12 @@ class RaftCore(ReplicaState):
         self._draw = draw
         self._timeout = self._draw_timeout()
         self._votes: dict[Member, bool] = {}
+        # For those who look on.
+        self.campaigns = 0
+        """How often it has stood for election."""
+        self.elections_won = 0
+        self.leader_commit_index = 0
+        """What a leader has committed, as its last Append said; this replica may be far behind that."""
         # What is being written.
         self._under_way: list[Message] = []  # wait for the persist that is being carried out
         self._persisting: Persist | None = None
@@ -155,6 +161,11 @@ class RaftCore(ReplicaState):
     def has_more_to_send(self) -> bool:
         """Whether the last Ready may not have carried all that may be sent: ask for another one soon."""
         return self._leading is not None and self._leading.has_more_to_send
+
+    @property
+    def lag_entries(self) -> int:
+        """How many entries its group has committed, as far as it has heard, that it has not handed out for applying."""
+        return max(0, max(self.commit_index, self.leader_commit_index) - self.applied_index)
 
     @property
     def index_to_keep(self) -> int | None:
@@ -365,6 +376,7 @@ class RaftCore(ReplicaState):
     def _become_candidate(self, *, transfer: bool) -> None:
         assert self.role is not Role.LEADER
         self.role = Role.CANDIDATE
+        self.campaigns += 1
         self.leader = None
         self.elapsed = 0
         self._timeout = self._draw_timeout()
@@ -387,6 +399,7 @@ class RaftCore(ReplicaState):
     def _become_leader(self) -> None:
         assert self.role is Role.CANDIDATE and self.hard_state == self.saved_hard_state
         self.role = Role.LEADER
+        self.elections_won += 1
         self.leader, self.led_term = self.member, self.term
         self.elapsed = 0
         self._votes.clear()
@@ -460,6 +473,7 @@ class RaftCore(ReplicaState):
 
     def _step_append(self, message: Append) -> None:
         self._follow(message.sender)
+        self.leader_commit_index = message.commit_index
         if self._installing is not None or not _follow_each_other(message):
             return
         log = self.log

@@ -111,6 +111,7 @@ class ReplicaHost:
             machine=self.machine,
             leadership_changed=self._leadership_changed,
         )
+        self.links.noted = lambda what, replica: self.replica.events.add(what, peer=replica)
 
     def parts_of(self, reactor: Any, directory: Directory, first: Configuration) -> Parts:
         """Those of a real replica; simulations have others."""
@@ -163,6 +164,8 @@ class ReplicaHost:
             "learners": sorted(str(member) for member in core.configuration.learners),
             "match": {str(member): progress.match_index for member, progress in core.progress.items()},
             "data_bytes": self.storage.used_bytes,
+            "log_bytes": self.storage.log_bytes,
+            "events": self.replica.events.told(),
         }
 
     def _leadership_changed(self) -> None:

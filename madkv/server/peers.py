@@ -118,6 +118,10 @@ class PeerLinks:
         self._disagreeing: set[int] = set()
         self.incoming: dict[Member, PeerProtocol] = {}
         """Connections that others have opened, after their PeerHello."""
+        self.noted: Callable[[str, int], None] = lambda what, replica: None
+        """Told of a peer that is `lost`, since the connection to it has ended, or `back` after that."""
+        self.dropped = 0
+        """Messages that were not sent, since too much waited for the same peer before them."""
         self.is_stopped = False
         self._encoder = Encoder()
         self._links = {replica: _Link(self, reactor, replica, address, tls) for replica, address in addresses.items()}
@@ -144,6 +148,8 @@ class PeerLinks:
                     boxes[protocol].append(box)
                 else:
                     boxes[protocol] = [box]
+            else:
+                self.dropped += 1
         for protocol, theirs in boxes.items():
             protocol.send(theirs[0] if len(theirs) == 1 else b"".join(theirs))
 
@@ -153,6 +159,11 @@ class PeerLinks:
         for protocol in list(self.incoming.values()):
             protocol.transport.abortConnection()
         return _when_all([link.stop() for link in self._links.values()])
+
+    @property
+    def connected(self) -> dict[int, bool]:
+        """By replica number: whether there is a connection to it that it has taken."""
+        return {replica: link.protocol is not None for replica, link in self._links.items()}
 
     def met(self, replica: int) -> None:
         """A peer has connected, so it can be connected to: after a restart of all, votes are not to wait for that."""
@@ -239,6 +250,7 @@ class _Link:
         self._factory = Factory.forProtocol(lambda: _OutgoingProtocol(reactor))
         self._factory.noisy = False
         self._told = ""
+        self._was_lost = False
         self._delay = RETRY_SECONDS_MIN
         self._next_attempt: IDelayedCall | None = None
         self._running: Deferred[None] | None = None
@@ -327,9 +339,13 @@ class _Link:
         protocol.disk = take_answer_field(answer, b"disk")
         self.protocol = protocol
         links.taken()
+        if self._was_lost:
+            links.noted("back", self._replica)
         self._tell(f"connected to {self._peer}")
         since = self._reactor.seconds()
         why = await protocol.ended()
+        self._was_lost = True
+        links.noted("lost", self._replica)
         if self._reactor.seconds() - since >= RETRY_SECONDS_MAX:
             self._delay = RETRY_SECONDS_MIN
         return why

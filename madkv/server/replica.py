@@ -30,6 +30,7 @@ from madkv.raft.configuration import Configuration, Member
 from madkv.raft.core import Persist, RaftCore, ReleasedRead
 from madkv.raft.messages import Entry, EntryKind, Message, SnapshotPiece, SnapshotReply
 from madkv.server.disk import Disk
+from madkv.server.events import Events
 from madkv.server.parts import AppliedPairs, Machine, Storage, Tuning
 from madkv.server.snapshots import ArrivingPieces, SnapshotStreams, head_of
 from madkv.state_machine import StateMachine
@@ -106,7 +107,12 @@ class Replica:
         self._failed = failed
         self._leadership_changed = leadership_changed
         self._leader_seen: tuple[int, Member | None] = 0, None
-        self._streams = SnapshotStreams(self.core, lambda: storage.open_snapshot(self._tuning.piece_bytes), send)
+        self.leader_changes = 0
+        """How often another one led, or none any more, or this one."""
+        self.events = Events(clock)
+        self._streams = SnapshotStreams(
+            self.core, lambda: storage.open_snapshot(self._tuning.piece_bytes), send, self.events
+        )
         self._is_running = False
         self._has_failed = False
         self._ticker: IDelayedCall | None = None
@@ -130,6 +136,7 @@ class Replica:
         self._is_disk_busy = False
         self._is_flush_due = False
         self._arriving = ArrivingPieces()
+        self._snapshots_installed = 0
         self._staged: SnapshotHead | None = None
 
     # --- Life -------------------------------------------------------------------------------------------------------
@@ -199,6 +206,23 @@ class Replica:
         else:
             self.core.read(_Read(key, released))
             self._wake()
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """What waits, and what became of snapshots so far, in numbers and bytes."""
+        streams = self._streams
+        return {
+            "proposals_waiting": len(self._waiters),
+            "proposal_bytes_waiting": self._waiting_bytes,
+            "applied_bytes_waiting": self._pairs.waiting_bytes,
+            "snapshots_under_way": len(streams),
+            "snapshots_begun": streams.started,
+            "snapshots_sent": streams.completed,
+            "snapshots_given_up": streams.given_up,
+            "snapshot_bytes_sent": streams.sent_bytes,
+            "snapshot_bytes_received": self._arriving.received_bytes,
+            "snapshots_installed": self._snapshots_installed,
+        }
 
     def change_members(self, configuration: Configuration) -> bool:
         """Begin a change of the members, by one voter at a time; False when it is not possible now, or here."""
@@ -365,6 +389,8 @@ class Replica:
         core = self.core
         if core.leader is not self._leader_seen[1] or (core.leader is not None and core.term != self._leader_seen[0]):
             self._leader_seen = core.term, core.leader
+            self.leader_changes += 1
+            self.events.add("leader", term=core.term, leader=None if core.leader is None else core.leader.replica)
             self._tell(lambda _: self._leadership_changed(), None)
         leads = core.led_term
         if leads == self._led_term:
@@ -562,6 +588,8 @@ class Replica:
 
     def _installed(self, head: SnapshotHead, decoded: Any) -> None:
         self._storage.installed(head)
+        self._snapshots_installed += 1
+        self.events.add("snapshot installed", index=head.last_index)
         self._arriving.forget(head.last_index)
         self._to_apply.clear()  # The snapshot covers what had been handed out: it goes further than that.
         self._pairs.forget()

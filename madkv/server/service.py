@@ -10,6 +10,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from madkv.arguments import check_key, check_scan, check_value
+from madkv.counts import Histogram
 from madkv.errors import Busy, InvalidArgument, MadKVError
 from madkv.limits import CLIENT_ID_BYTES, SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SESSIONS_PER_CONNECTION_MAX
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
@@ -34,6 +35,8 @@ class Replica(Protocol):
         """`released` gets the pairs at a moment when reading `key` is linearizable, or an error."""
 
 
+CALLS = ("get", "put", "swap", "delete", "scan", "open_session", "close_session")
+"""What is counted apart; of a scan, each page."""
 ReadAnswer = Callable[[bytes, Any], bytes]
 """Makes the answer to a read, of its tag and the pairs at the moment that it was released for."""
 
@@ -45,14 +48,15 @@ class ServerProtocol(AnsweringProtocol):
 
     def __init__(self, service: "ServerFactory", clock: IReactorTime) -> None:
         super().__init__(service, clock)
+        self._seconds = clock.seconds
         self._client_ids: set[bytes] = set()  # for which sessions were asked here
-        self._unanswered: list[tuple[bytes, int, ReadAnswer, bytes]] = []
-        """Reads that were released while the client did not read what it had been sent: (tag, bytes, answer, key)."""
+        self._unanswered: list[tuple[bytes, int, ReadAnswer, bytes, Histogram, float]] = []
+        """Reads that were released while the client did not read what it had been sent, as `_complete` gets them."""
         self._responders |= {
             codec.GET: self._get,
-            codec.SWAP: partial(self._write_call, WriteKind.SWAP),
-            codec.PUT: partial(self._write_call, WriteKind.PUT),
-            codec.DELETE: partial(self._write_call, WriteKind.DELETE),
+            codec.SWAP: partial(self._write_call, WriteKind.SWAP, service.times["swap"]),
+            codec.PUT: partial(self._write_call, WriteKind.PUT, service.times["put"]),
+            codec.DELETE: partial(self._write_call, WriteKind.DELETE, service.times["delete"]),
             codec.SCAN: self._scan,
             codec.OPEN_SESSION: self._open_session,
             codec.CLOSE_SESSION: self._close_session,
@@ -63,15 +67,15 @@ class ServerProtocol(AnsweringProtocol):
         super().connectionLost(reason)
         self._service.cuts.close_all_of(self)
         unanswered, self._unanswered = self._unanswered, []
-        for _, size_bytes, _, _ in unanswered:
+        for _, size_bytes, *_ in unanswered:
             self._end(size_bytes)
 
     def resumeProducing(self) -> None:
         """The client has read it all: make the answers that waited for that, each by a read of its own."""
         self._unread_by_peer = False
         unanswered, self._unanswered = self._unanswered, []
-        for tag, size_bytes, answer_of, key in unanswered:
-            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of, key))
+        for read in unanswered:
+            self._service.replica.read(read[3], partial(self._complete, *read))
         if not self._unread_by_peer:
             super().resumeProducing()
 
@@ -86,26 +90,28 @@ class ServerProtocol(AnsweringProtocol):
             if len(self._client_ids) >= SESSIONS_PER_CONNECTION_MAX:
                 raise Busy(f"a connection opens sessions for at most {SESSIONS_PER_CONNECTION_MAX} clients")
             self._client_ids.add(client_id)
-        self._propose(tag, OpenSession(client_id), CLIENT_ID_BYTES)
+        self._propose(tag, OpenSession(client_id), CLIENT_ID_BYTES, self._service.times["open_session"])
 
     def _close_session(self, tag: bytes, box: Box) -> None:
-        self._propose(tag, CloseSession(take_integer(box, b"session")), 0)
+        self._propose(tag, CloseSession(take_integer(box, b"session")), 0, self._service.times["close_session"])
 
     # --- Writes -----------------------------------------------------------------------------------------------------
 
-    def _write_call(self, kind: WriteKind, tag: bytes, box: Box) -> None:
+    def _write_call(self, kind: WriteKind, times: Histogram, tag: bytes, box: Box) -> None:
         key = take_bytes(box, b"key")
         check_key(key)
         value = b""
         if kind is not WriteKind.DELETE:
             value = take_blob(box, b"value")
             check_value(value)
-        self._propose(tag, Write(kind, key, value, *take_session(box)), len(key) + len(value))
+        self._propose(tag, Write(kind, key, value, *take_session(box)), len(key) + len(value), times)
 
-    def _propose(self, tag: bytes, operation: Operation, size_bytes: int) -> None:
+    def _propose(self, tag: bytes, operation: Operation, size_bytes: int, times: Histogram) -> None:
         self._begin(size_bytes)
         try:
-            self._service.replica.propose(operation, partial(self._complete, tag, size_bytes, _outcome_answer, None))
+            self._service.replica.propose(
+                operation, partial(self._complete, tag, size_bytes, _outcome_answer, None, times, self._seconds())
+            )
         except BaseException:
             self._end(size_bytes)
             raise
@@ -115,9 +121,10 @@ class ServerProtocol(AnsweringProtocol):
     def _get(self, tag: bytes, box: Box) -> None:
         key = take_bytes(box, b"key")
         check_key(key)
-        self._read(tag, key, partial(_value_answer, key), len(key))
+        self._read(tag, key, partial(_value_answer, key), len(key), self._service.times["get"])
 
     def _scan(self, tag: bytes, box: Box) -> None:
+        times = self._service.times["scan"]
         start, end = take_bytes(box, b"start"), take_bytes(box, b"end")
         check_scan(start, end)
         if self._service.ownership is not None:
@@ -125,12 +132,14 @@ class ServerProtocol(AnsweringProtocol):
             if cursor is not None:
                 check_key(cursor)
             begin = start if cursor is None else cursor + b"\0"  # the first key that may follow it
-            self._read(tag, begin, partial(self._stretch_answer, begin, end), len(start) + len(end))
+            self._read(tag, begin, partial(self._stretch_answer, begin, end), len(start) + len(end), times)
         elif b"cursor" in box:
+            began = self._seconds()
             cut = self._service.cuts.take(take_integer(box, b"cursor"), self)
             self._answer(tag, self._page_answer(tag, cut))
+            times.add(self._seconds() - began)
         else:
-            self._read(tag, start, partial(self._first_page_answer, start, end), len(start) + len(end))
+            self._read(tag, start, partial(self._first_page_answer, start, end), len(start) + len(end), times)
 
     def _stretch_answer(self, begin: bytes, end: bytes, tag: bytes, pairs: AppliedPairs) -> bytes:
         """A page of what this group owns from `begin` on: each page shows a point of its own."""
@@ -167,12 +176,14 @@ class ServerProtocol(AnsweringProtocol):
             cut.close()
             raise
 
-    def _read(self, tag: bytes, key: bytes, answer_of: ReadAnswer, size_bytes: int) -> None:
+    def _read(self, tag: bytes, key: bytes, answer_of: ReadAnswer, size_bytes: int, times: Histogram) -> None:
         if not tag:
             return  # nobody wants to know, so nothing would hold back whoever asks
         self._begin(size_bytes)
         try:
-            self._service.replica.read(key, partial(self._complete, tag, size_bytes, answer_of, key))
+            self._service.replica.read(
+                key, partial(self._complete, tag, size_bytes, answer_of, key, times, self._seconds())
+            )
         except BaseException:
             self._end(size_bytes)
             raise
@@ -180,18 +191,30 @@ class ServerProtocol(AnsweringProtocol):
     # --- What both end in -------------------------------------------------------------------------------------------
 
     def _complete(
-        self, tag: bytes, size_bytes: int, answer_of: ReadAnswer, read_key: bytes | None, result: Any
+        self,
+        tag: bytes,
+        size_bytes: int,
+        answer_of: ReadAnswer,
+        read_key: bytes | None,
+        times: Histogram,
+        began: float,
+        result: Any,
     ) -> None:
         """Answer a call that the replica is through with. A failure here is this call's, never the replica's.
 
-        `read_key`: the key that was read, None for other calls. The answer to a read is made only when there is room
-        for it, since those of all reads in flight may be a gigabyte; it is as good at any later moment.
+        `times` counts how long it took since `began`. `read_key`: the key that was read, None for other calls. The
+        answer to a read is made only when there is room for it, since those of all reads in flight may be a gigabyte;
+        it is as good at any later moment.
         """
         if self._unread_by_peer and read_key is not None and self.open:
-            self._unanswered.append((tag, size_bytes, answer_of, read_key))
+            self._unanswered.append((tag, size_bytes, answer_of, read_key, times, began))
             return
         try:
-            answer = codec.answer_error(tag, result) if isinstance(result, MadKVError) else answer_of(tag, result)
+            if isinstance(result, MadKVError):
+                answer = self._failure_answer(tag, result)
+            else:
+                answer = answer_of(tag, result)
+                times.add(self._seconds() - began)
         except Exception as error:
             answer = self._failure_answer(tag, error)
         if tag:
@@ -230,6 +253,7 @@ class ServerFactory(AnsweringFactory):
     ) -> None:
         """`ownership` tells what the server's group owns, if it is one of a cluster. `replica` may be replaced."""
         super().__init__(clock, node, boot, status)
+        self.times = {name: Histogram() for name in CALLS}
         self.replica = replica
         self.role = b"solo" if ownership is None else b"server"
         self.ownership = ownership

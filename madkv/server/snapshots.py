@@ -12,6 +12,7 @@ from madkv.raft.configuration import Member
 from madkv.raft.core import RaftCore, Role
 from madkv.raft.messages import Message, SnapshotPiece, SnapshotReply
 from madkv.raft.progress import Flow
+from madkv.server.events import Events
 from madkv.storage.snapshot import SnapshotHead, SnapshotReader
 
 RESEND_TICKS = 4
@@ -30,13 +31,22 @@ class SnapshotStreams:
     """All streams of one leader. Each holds a state of the store open, so none may live for ever."""
 
     def __init__(
-        self, core: RaftCore, open_snapshot: Callable[[], SnapshotReader], send: Callable[[Sequence[Message]], None]
+        self,
+        core: RaftCore,
+        open_snapshot: Callable[[], SnapshotReader],
+        send: Callable[[Sequence[Message]], None],
+        events: Events,
     ) -> None:
         self._core = core
         self._open_snapshot = open_snapshot
         self._send = send
+        self._events = events
         self._streams: dict[Member, _Stream] = {}
-        self._started = 0
+        self.started = self.completed = self.given_up = self.sent_bytes = 0
+        """Streams in all, those that the peer has taken to the end or that it did not, and bytes with repetitions."""
+
+    def __len__(self) -> int:
+        return len(self._streams)
 
     @property
     def oldest_index(self) -> int | None:
@@ -46,9 +56,10 @@ class SnapshotStreams:
     def start(self, to: Member) -> None:
         """Begin to stream the present state to a peer."""
         self._end(to)
-        self._started += 1
-        stream = _Stream(self._started, self._open_snapshot())
+        self.started += 1
+        stream = _Stream(self.started, self._open_snapshot())
         self._streams[to] = stream
+        self._events.add("snapshot begun", peer=to.replica, index=stream.reader.head.last_index)
         self._core.snapshot_started(to, stream.reader.head.last_index)
         self._send_piece(to, stream)
 
@@ -71,7 +82,7 @@ class SnapshotStreams:
         """Time has passed: repeat what may be lost, let go of what is of no use any more."""
         for to, stream in list(self._streams.items()):
             if not self._is_wanted(to, stream):
-                self._end(to)
+                self._no_more_wanted(to, stream)
                 continue
             stream.still_ticks += 1
             if stream.still_ticks >= GIVE_UP_TICKS:
@@ -113,8 +124,20 @@ class SnapshotStreams:
             done=reader.done,
         )
         self._send([piece])
+        self.sent_bytes += len(piece.data)
+
+    def _no_more_wanted(self, to: Member, stream: _Stream) -> None:
+        """Most often it is there; otherwise this replica does not lead any more, or the peer is no member."""
+        progress = self._core.progress.get(to)
+        index = stream.reader.head.last_index
+        if progress is not None and progress.match_index >= index:
+            self.completed += 1
+            self._events.add("snapshot sent", peer=to.replica, index=index)
+        self._end(to)
 
     def _give_up(self, to: Member) -> None:
+        self.given_up += 1
+        self._events.add("snapshot given up", peer=to.replica)
         self._core.snapshot_given_up(to)
         self._end(to)
 
@@ -134,10 +157,12 @@ class ArrivingPieces:
 
     def __init__(self) -> None:
         self.waiting: SnapshotPiece | None = None
+        self.received_bytes = 0
         self._newest = 0, 0  # (term, number) of the newest stream that was heard of
 
     def add(self, piece: SnapshotPiece) -> None:
         """Take in a piece. One that comes late takes no newer one's place, and ends no newer stream."""
+        self.received_bytes += len(piece.data)
         stream = piece.term, piece.stream
         waiting = self.waiting
         if stream < self._newest or (waiting is not None and stream == self._newest and piece.offset < waiting.offset):

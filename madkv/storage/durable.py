@@ -16,11 +16,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from zlib import crc32
 
 import lmdb
 
+from madkv.counts import ENTRIES, Histogram
 from madkv.errors import MadKVError, ProtocolError
 from madkv.raft.configuration import Configuration
 from madkv.raft.messages import Entry, HardState
@@ -92,6 +94,9 @@ class DurableStorage(StoredState):
         if not directory.is_new and not (self._path.exists() and self._path.stat().st_size > 0):
             raise Damaged(f"{self._path} is missing or empty: this replica's data is gone")
         self._failed = False
+        self.commit_times, self.sync_times, self.batch_entries = Histogram(), Histogram(), Histogram(ENTRIES)
+        """How long commits took in all, and LMDB's own part of it, which is to write pages and sync them; and how many
+        entries of the log came together, where there were any."""
         self._growth_bytes = LOOK_BYTES  # since the file was looked at last, at the most
         self._meta = Meta()
         self._reader: Any = None
@@ -235,6 +240,8 @@ class DurableStorage(StoredState):
             if meta != self._meta:
                 self._put_meta(txn, meta)
         self._first_stored = first_kept
+        if batch.entries:
+            self.batch_entries.add(len(batch.entries))
 
     def written(self, batch: Batch) -> None:
         """Take over what a batch changed; to be called on the reactor's thread, after `write`."""
@@ -250,6 +257,7 @@ class DurableStorage(StoredState):
         """
         if self._failed:
             raise StoreFailed(f"{self._path}: an earlier commit failed")
+        began = monotonic()
         self._growth_bytes += growth_max
         looks = self._growth_bytes >= LOOK_BYTES
         try:
@@ -257,6 +265,10 @@ class DurableStorage(StoredState):
                 self._look(self.used_bytes)
             with self._env.begin(write=True) as txn:
                 yield txn
+                filled = monotonic()
+            ended = monotonic()
+            self.sync_times.add(ended - filled)
+            self.commit_times.add(ended - began)
             if looks:
                 self._lengthen(self.used_bytes)
                 self._growth_bytes = 0

@@ -30,6 +30,11 @@ class LogIndex:
         """The term of the entry at `snapshot_index`."""
         return self._terms[0]
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much the entries after `snapshot_index` are."""
+        return self._sizes.size_bytes
+
     def term_of(self, index: int) -> int | None:
         """The term of the entry at `index`, None outside."""
         if not self.snapshot_index <= index <= self.last_index:
@@ -108,6 +113,11 @@ class _Sizes:
         self._totals = [0]
         self._last_index = index
         self._total = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """From the first mark on."""
+        return self._total - self._totals[0]
 
     def append(self, index: int, size_bytes: int) -> None:
         """Add the entries that follow, up to `index`."""

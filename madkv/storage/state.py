@@ -37,6 +37,11 @@ class StoredState:
         return self._index.last_index
 
     @property
+    def log_bytes(self) -> int:
+        """About how much the entries in the log are."""
+        return self._index.size_bytes
+
+    @property
     def applied_index(self) -> int:
         """How far the tables of pairs and sessions go."""
         return self._meta.applied_index

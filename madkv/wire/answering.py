@@ -4,6 +4,7 @@ Servers and managers differ in what they can be asked, and in nothing of this.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from madkv import __version__
+from madkv.counts import Histogram
 from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
 from madkv.limits import CALL_BYTES_MAX, CALLS_MAX, CALLS_PER_CONNECTION_MAX
 from madkv.wire import codec
@@ -73,6 +75,7 @@ class AnsweringProtocol(BoxProtocol):
         if not isinstance(error, MadKVError):
             self.log.failure("a call failed in a way that was not foreseen", Failure(error))
             error = InternalError(f"the {self._service.kind} failed; its log says how")
+        self._service.errors[type(error).__name__] += 1
         return codec.answer_error(tag, error)
 
     def _hello(self, tag: bytes, box: Box) -> None:
@@ -87,7 +90,8 @@ class AnsweringProtocol(BoxProtocol):
         self._answer(tag, codec.answer(tag, fields))
 
     def _status(self, tag: bytes, box: Box) -> None:
-        facts = {"node": self._service.node.decode(), "version": __version__, **self._service.status()}
+        service = self._service
+        facts = {"node": service.node.decode(), "version": __version__, **service.counted(), **service.status()}
         self._answer(tag, codec.answer(tag, blob(b"status", json.dumps(facts).encode())))
 
     # --- Bounds on work in flight -----------------------------------------------------------------------------------
@@ -132,6 +136,24 @@ class AnsweringFactory(Factory):
         self.connections: set[AnsweringProtocol] = set()
         self.calls = 0
         self.call_bytes = 0
+        self.times: dict[str, Histogram] = {}
+        """How long calls took that were answered, by their kinds."""
+        self.errors: Counter[str] = Counter()
+        """How many were answered with an error, by its name."""
+        self._began = 0.0
+
+    def startFactory(self) -> None:
+        """The port is open. Not earlier: a process sets its reactor's clock when it starts."""
+        self._began = self._clock.seconds()
+
+    def counted(self) -> dict[str, Any]:
+        """What was counted, for Status."""
+        return {
+            "uptime": round(self._clock.seconds() - self._began, 3),
+            "connections": len(self.connections),
+            "in_flight": self.calls,
+            "calls": {name: times.counts.copy() for name, times in self.times.items()},
+        }
 
     def close_connections(self) -> None:
         """At once, whatever they wait for."""
