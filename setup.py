@@ -8,7 +8,10 @@ from setuptools import setup
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "madkv" / "__init__.py").read_text()).group(1)
 
+# What the daemons' option `--http` needs.
+HTTP = ["prometheus-client>=0.20,<1"]
 TEST = [
+    *HTTP,
     "coverage>=7.10,<8",
     "hypothesis>=6.100,<7",
     "mypy-zope>=1.0.11,<2",
@@ -27,8 +30,9 @@ BENCH = [
     "redis[hiredis]>=5.1,<9",
 ]
 REPORT = [*BENCH, "matplotlib>=3.8,<4"]
-# What the recipes need beside the project: the `just` program, and a look at processes for `kill` and `bench::cpu`.
-RECIPES = ["psutil>=5.9,<8", "rust-just>=1.35,<2"]
+# What the recipes need beside the project: the `just` program, a look at processes for `kill` and `bench::cpu`, and
+# what `http=yes` takes.
+RECIPES = [*HTTP, "psutil>=5.9,<8", "rust-just>=1.35,<2"]
 # What `fuzz::run` runs on. It is for some platforms only, so the recipe installs it when it is asked for.
 FUZZ = ["atheris>=3,<4"]
 
@@ -46,6 +50,7 @@ setup(
         "madkv.bench.peers",
         "madkv.client",
         "madkv.manager",
+        "madkv.monitor",
         "madkv.operate",
         "madkv.raft",
         "madkv.server",
@@ -54,7 +59,7 @@ setup(
         "madkv.wire",
         "twisted.plugins",
     ],
-    package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"]},
+    package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"], "madkv.monitor": ["page/*"]},
     install_requires=[
         "attrs>=23.2,<27",
         "cryptography>=43,<51",
@@ -65,6 +70,7 @@ setup(
         "Twisted>=24.7,<27",
     ],
     extras_require={
+        "http": HTTP,
         "test": TEST,
         "bench": BENCH,
         "report": REPORT,

@@ -30,7 +30,15 @@ class Room(NamedTuple):
 
 
 PURE = (
-    *("madkv.addresses", "madkv.arguments", "madkv.errors", "madkv.limits", "madkv.operations", "madkv.sessions"),
+    *(
+        "madkv.addresses",
+        "madkv.arguments",
+        "madkv.counts",
+        "madkv.errors",
+        "madkv.limits",
+        "madkv.operations",
+        "madkv.sessions",
+    ),
     *("madkv.partitions", "madkv.ranges", "madkv.session_rows", "madkv.settings", "madkv.state_machine"),
     *("madkv.tls", "madkv.values"),
     "madkv.raft.configuration",
@@ -41,6 +49,8 @@ PURE_WIRE = ("madkv.wire.boxes", "madkv.wire.codec", "madkv.wire.unanswered")
 PURE_CLIENT = tuple(f"madkv.client.{name}" for name in ("driver", "inflight", "links", "router", "scan", "session"))
 PURE_CLIENT_ROOM = Room((*PURE, *PURE_WIRE, *PURE_CLIENT), (), NOT_PURE)
 ASYNCIO_CLIENT = ("madkv.client.aio", "madkv.client.aio_connection")
+SERVER = (*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.")
+SERVER_PACKAGES = ("attr", "attrs", "twisted", "zope")
 OUTSIDE_PRODUCTION = ("madkv.bench.", "madkv.bench.peers.", "madkv.testing.")
 
 # The longest name that fits a module is its room.
@@ -50,9 +60,7 @@ ROOMS = {
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "twisted", "zope")),
     "madkv.wire.tls": Room(PURE, ("OpenSSL", "attr", "attrs", "cryptography", "service_identity", "twisted", "zope")),
-    "madkv.server.": Room(
-        (*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire."), ("attr", "attrs", "twisted", "zope")
-    ),
+    "madkv.server.": Room(SERVER, SERVER_PACKAGES),
     "madkv.manager.placement": PURE_ROOM,
     # The managers' group runs the same replica as a server's, and its process ends like one; what serves clients is
     # not theirs.
@@ -61,6 +69,7 @@ ROOMS = {
             *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
             *("madkv.server.disk", "madkv.server.host", "madkv.server.node", "madkv.server.peers"),
             *("madkv.server.parts", "madkv.server.process", "madkv.server.reactor", "madkv.server.replica"),
+            "madkv.monitor.option",
         ),
         ("attr", "attrs", "twisted", "zope"),
     ),
@@ -72,6 +81,12 @@ ROOMS = {
         (*PURE, "madkv.client.secure", "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."),
         ("attr", "attrs"),
     ),
+    # What daemons show of themselves; they know nothing of it but its option.
+    "madkv.monitor.": Room(
+        (*PURE, "madkv.operate.", "madkv.raft.", "madkv.server.parts", "madkv.server.process"),
+        ("attr", "attrs", "prometheus_client", "twisted"),
+    ),
+    "madkv.server.tap": Room((*SERVER, "madkv.server.", "madkv.monitor.option"), SERVER_PACKAGES),
     "madkv.cli": Room((*PURE, "madkv.client.", "madkv.operate.", "madkv.wire.")),
     "madkv.bench.": Room(("madkv.",), ("attr", "attrs", "hdrh", "matplotlib", "psutil", "sortedcontainers", "twisted")),
     "madkv.bench.peers.": Room(

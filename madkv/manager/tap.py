@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall
@@ -22,6 +23,7 @@ from madkv.manager.introduction import Introduced, Introducing, Introduction
 from madkv.manager.placement import ClusterMachine, cluster_id, first_cut
 from madkv.manager.registrar import Registrar
 from madkv.manager.service import ManagerFactory
+from madkv.monitor.option import OPTION, read_http, with_http
 from madkv.operations import FillManager, Found, Operation
 from madkv.raft.configuration import Configuration, Member
 from madkv.server.host import ReplicaHost
@@ -93,6 +95,7 @@ class Options(usage.Options):
         ["peers", None, "none", "The other managers' HOST:P2P_PORT in the order of their numbers, or none."],
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
         *TLS_PARAMETERS,
+        OPTION,
     ]  # fmt: skip
 
     def postOptions(self) -> None:
@@ -101,6 +104,8 @@ class Options(usage.Options):
         for name, what in (("servers", "where the servers are"), ("backer", "where to keep the data")):
             if not self[name]:
                 raise usage.UsageError(f"--{name} is needed: {what}")
+        with usage_errors("http"):
+            self["http"] = None if self["http"] is None else read_http(self["http"])
         if (self["replica"] is None) != (self["p2p-port"] is None):
             raise usage.UsageError("--replica and --p2p-port go together")
         numbers: dict[str, int | None] = {}
@@ -174,6 +179,10 @@ class ManagerService(Node):
         if self._next_look is not None and self._next_look.active():
             self._next_look.cancel()
         await super().close()
+
+    def reached(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The servers, which know where clients reach all managers: this one knows their p2p ports alone."""
+        return (), tuple(map(show_address, self._shape.settings.servers))
 
     def machine_on(self, pairs: AppliedPairs) -> Machine:
         """The cluster: it has no pairs."""
@@ -290,7 +299,7 @@ class ManagerService(Node):
         return facts
 
 
-def makeService(options: Options) -> ManagerService:
+def makeService(options: Options) -> IService:
     """The manager that the options describe; nothing is opened yet."""
     reactor = installed_reactor()
-    return ManagerService(options["shape"], reactor, options["tls"])
+    return with_http(ManagerService(options["shape"], reactor, options["tls"]), options["http"])

@@ -134,6 +134,10 @@ class ClusteredServer(Node):
         """Serve clients by it."""
         self._service.replica = host.replica
 
+    def reached(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The managers, who know the other servers."""
+        return tuple(map(show_address, self._shape.managers)), ()
+
     # --- What the managers say ----------------------------------------------------------------------------------------
 
     def _accepted(self, place: Place) -> None:
@@ -196,6 +200,7 @@ class ClusteredServer(Node):
 
     def _status(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"role": "starting", "cluster": self._service.cluster.decode()}
+        facts["managers"] = self.reached()[0]
         if self._host is not None:
             facts |= self._host.status()
             owned = self._owned()

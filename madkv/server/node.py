@@ -21,7 +21,7 @@ from madkv.raft.replacement import next_step
 from madkv.server.host import ReplicaHost
 from madkv.server.parts import Machine
 from madkv.server.peers import Introduce, PeerFactory
-from madkv.server.process import Process
+from madkv.server.process import Inside, Process
 from madkv.storage.directory import Directory
 from madkv.storage.overlay import AppliedPairs
 from madkv.tls import TLSFiles, name_of, roles_of
@@ -90,6 +90,10 @@ class Node(Process):
         """Another member of the group leads, or none, or this one: within the step in which that came about."""
         raise AssertionError("subclasses follow who leads")
 
+    def reached(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Where the managers are, and where the servers, as far as it knows without asking."""
+        raise AssertionError("subclasses know others of the cluster")
+
     # --- Life ---------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -117,6 +121,12 @@ class Node(Process):
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         self._service.close_connections()
+
+    def inside(self) -> Inside:
+        """A replica on its disk, between its peers."""
+        if (host := self._host) is None:
+            return Inside(self._service, None, None, None, *self.reached())
+        return Inside(self._service, host.replica, host.storage, host.links, *self.reached())
 
     def _join(self, cluster: str, first: Configuration) -> None:
         """Begin on the blank directory, as a member of a cluster from now on."""

@@ -15,18 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
 from madkv.addresses import Address, show_address
 from madkv.errors import InvalidArgument, MadKVError
+from madkv.server.replica import Replica
 from madkv.tls import CLIENT, NODES, OPTIONS, TLSFiles, tls_files
+from madkv.wire.answering import AnsweringFactory
 
 if TYPE_CHECKING:  # at run time OpenSSL comes in only where there is TLS
     from madkv.wire.tls import Credentials
@@ -42,6 +44,23 @@ STOP_SECONDS_MAX = 4.0
 """How long ending in good order may take before the rest is left undone: whatever counts is on disk."""
 LISTEN_BACKLOG = 1024
 EXIT_FAILED = 1
+
+
+@attrs.frozen
+class Inside:
+    """What a process is made of by now, for whoever shows how it is."""
+
+    service: AnsweringFactory
+    replica: Replica | None = None
+    """None until it may begin."""
+    storage: Any = None
+    """The replica's, if it has a disk."""
+    links: Any = None
+    """Its PeerLinks, if it has peers."""
+    managers: tuple[str, ...] = ()
+    """Where the managers are; empty where that is not known, and without any."""
+    servers: tuple[str, ...] = ()
+    """The same of the servers, as a manager knows it."""
 
 
 class Process(Service):
@@ -72,7 +91,11 @@ class Process(Service):
         """End in good order; cut off after STOP_SECONDS_MAX."""
         raise AssertionError("subclasses close")
 
-    def listen(self, address: Address, factory: Factory, roles: frozenset[str] = ANYBODY) -> IListeningPort:
+    def inside(self) -> Inside | None:
+        """What it is made of by now; None before it has begun."""
+        raise AssertionError("subclasses say what they are made of")
+
+    def listen(self, address: Address, factory: Any, roles: frozenset[str] = ANYBODY) -> IListeningPort:
         """Listen, or end the process with one line. With TLS, only certificates of these `roles` are taken."""
         host, port = address
         if self.tls is not None:

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.python import usage
 
 from madkv.addresses import Address, parse_address, parse_addresses, show_address
 from madkv.limits import KIB, PARTITIONS_MAX, REPLICAS_MAX
+from madkv.monitor.option import OPTION, read_http, with_http
 from madkv.raft.bounds import Bounds
 from madkv.raft.configuration import DISK_ID_BYTES, Member
 from madkv.raft.messages import Message
 from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
 from madkv.server.parts import Tuning
-from madkv.server.process import TLS_PARAMETERS, Process, take_tls, usage_errors, whole_number
+from madkv.server.process import TLS_PARAMETERS, Inside, Process, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
@@ -52,6 +54,7 @@ class Options(usage.Options):
         ["peers", None, "none", "The other replicas' HOST:P2P_PORT in the order of their numbers, or none."],
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
         *TLS_PARAMETERS,
+        OPTION,
     ]
 
     def postOptions(self) -> None:
@@ -59,6 +62,8 @@ class Options(usage.Options):
         take_tls(self)
         with usage_errors("listen"):
             self["listen"] = parse_address(self["listen"], port_min=0)
+        with usage_errors("http"):
+            self["http"] = None if self["http"] is None else read_http(self["http"])
         if self["managers"] is None:
             for name in ("replica", "p2p-port", "backer"):
                 if self[name] is not None:
@@ -140,11 +145,30 @@ class ServerService(Process):
         # Each start is a blank disk, and so another member.
         member = Member(0, boot)
         replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, self.fail)
-        self._factory = ServerFactory(self.reactor, replica, SOLO.encode(), boot.hex().encode())
+        self._factory = ServerFactory(self.reactor, replica, SOLO.encode(), boot.hex().encode(), self._status)
         port = self._port = self.listen(self._listen, self._factory)
         replica.start()  # It leads before the reactor looks at the port for the first time.
         where: Any = port.getHost()
         self.log.info("serving clients on {address}", address=show_address((where.host, where.port)))
+
+    def inside(self) -> Inside | None:
+        """A replica without a disk or peers."""
+        return None if self._factory is None else Inside(self._factory, self._replica)
+
+    def _status(self) -> dict[str, Any]:
+        """In the words of a replica of a cluster, as far as they fit."""
+        assert self._replica is not None
+        core = self._replica.core
+        return {
+            "group": "s0",
+            "role": core.role.value,
+            "term": core.term,
+            "leader": None if core.leader is None else core.leader.replica,
+            "commit": core.commit_index,
+            "applied": self._replica.state_machine.last_applied,
+            "last": core.log.last_index,
+            "events": self._replica.events.told(),
+        }
 
     async def close(self) -> None:
         """Close the port, end the replica, and close every connection."""
@@ -156,10 +180,10 @@ class ServerService(Process):
             self._factory.close_connections()
 
 
-def makeService(options: Options) -> Process:
+def makeService(options: Options) -> IService:
     """The server that the options describe; nothing is opened yet."""
     reactor = installed_reactor()
     shape: Shape | None = options["shape"]
-    if shape is None:
-        return ServerService(options["listen"], reactor, options["tls"])
-    return ClusteredServer(shape, reactor, options["tls"])
+    tls = options["tls"]
+    process = ServerService(options["listen"], reactor, tls) if shape is None else ClusteredServer(shape, reactor, tls)
+    return with_http(process, options["http"])

@@ -61,9 +61,13 @@ class Cluster:
         """Those that were started and not ended by us, whether they live or not."""
 
     @classmethod
-    def local(cls, root: Path, partitions: int, rf: int | None, managers: int = 1, tls: bool = False) -> Self:
-        """A cluster on free ports; without `rf` one of project 2."""
-        ports = free_ports(Shape.ports_needed(partitions, rf, managers))
+    def local(
+        cls, root: Path, partitions: int, rf: int | None, managers: int = 1, tls: bool = False, http: bool = False
+    ) -> Self:
+        """A cluster on free ports; without `rf` one of project 2. With `http` its nodes show themselves."""
+        ports = free_ports(
+            Shape.ports_needed(partitions, rf, managers) + (managers + partitions * (rf or 1) if http else 0)
+        )
         return cls(Shape.local(ports, partitions, rf, managers), root, tls=tls)
 
     @classmethod

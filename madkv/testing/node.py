@@ -3,7 +3,8 @@
 `madkv.testing.node run NODE PLUGIN OPTIONS...` runs a plugin of twistd;
 `madkv.testing.node p2 NODE MANAGER SERVERS BACKER_PREFIX` and
 `madkv.testing.node p3 NODE MANAGERS MANAGER_P2PS SERVER_RF SERVERS SERVER_P2PS BACKER_PREFIX`; what follows is handed
-on to twistd's plugin. Lists that do not fit together are one line on stderr and status 1.
+on to twistd's plugin, but for `http=yes` (a free port, which the log names), `http=no` and `http=[ADDR:]PORT`, which
+may stand right behind NODE too. Lists that do not fit together are one line on stderr and status 1.
 
 With TLS, by `tls=yes` behind all else or by MADKV_TLS in the environment, a node gets its certificate from there.
 """
@@ -11,6 +12,7 @@ With TLS, by `tls=yes` behind all else or by MADKV_TLS in the environment, a nod
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from madkv.testing.certificates import DIRECTORY, VARIABLE, options_of
@@ -19,6 +21,8 @@ from madkv.testing.ending import complain, run_tool
 from madkv.testing.shape import Shape, ShapeError
 
 WORDS = {"p2": 4, "p3": 7}
+MANAGERS = {"p2": "127.0.0.1:3666", "p3": "127.0.0.1:3666,127.0.0.1:3667,127.0.0.1:3668"}
+"""As the recipes have them: whoever writes an option behind the node leaves them out."""
 
 
 def twistd() -> list[str]:
@@ -29,9 +33,21 @@ def twistd() -> list[str]:
 def command(project: str, words: Sequence[str]) -> list[str]:
     """The plugin and its options. Raises ShapeError."""
     name, *lists, prefix = words[: WORDS[project]]
+    options = [*words[WORDS[project] :]]
+    if lists[0].startswith("http="):
+        options.append(lists[0])
+        lists[0] = MANAGERS[project]
     shape = Shape.project_2(*lists) if project == "p2" else Shape.project_3(*lists)
     node = shape.node(name)
-    return [*shape.command(node, f"{prefix}.{node}"), *with_certificates(str(node), words[WORDS[project] :])]
+    options = [*chain.from_iterable(map(_for_twistd, options))]
+    return [*shape.command(node, f"{prefix}.{node}"), *with_certificates(str(node), options)]
+
+
+def _for_twistd(option: str) -> list[str]:
+    name, assigned, value = option.partition("=")
+    if name != "http" or not assigned:
+        return [option]
+    return {"yes": ["--http", "0"], "no": []}.get(value, ["--http", value])
 
 
 def with_certificates(node: str, options: Sequence[str]) -> list[str]:

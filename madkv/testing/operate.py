@@ -30,7 +30,9 @@ REPLACED_SECONDS_MAX = 60.0
 
 def described(shape: Shape) -> str:
     """A shape by the options that make it."""
-    return f"partitions={shape.partitions} rf={shape.rf or 0} managers={len(shape.managers)}"
+    return f"partitions={shape.partitions} rf={shape.rf or 0} managers={len(shape.managers)}" + (
+        " http=yes" if shape.http else ""
+    )
 
 
 def _new(root: Path, options: argparse.Namespace) -> Cluster:
@@ -42,7 +44,7 @@ def _new(root: Path, options: argparse.Namespace) -> Cluster:
         raise ShapeError(f"managers: with rf=0, as in project 2, there is 1, not {managers}")
     partitions = PARTITIONS if options.partitions is None else options.partitions
     count = MANAGERS if rf and managers is None else managers or 1
-    return Cluster.local(root, partitions, rf, count, certificates.are_wanted(options))
+    return Cluster.local(root, partitions, rf, count, certificates.are_wanted(options), options.http == "yes")
 
 
 def _present(root: Path, options: argparse.Namespace) -> Cluster:
@@ -51,6 +53,7 @@ def _present(root: Path, options: argparse.Namespace) -> Cluster:
     has: dict[str, int | str] = {"partitions": shape.partitions, "rf": shape.rf or 0, "managers": len(shape.managers)}
     has["tls"] = "yes" if cluster.tls else "no"
     asked = {name: getattr(options, name) for name in has}
+    has["http"], asked["http"] = "yes" if shape.http else "no", options.http
     if wrong := [f"{name}={value}" for name, value in asked.items() if value not in (None, has[name])]:
         raise ClusterError(
             f"the cluster in {root} has {described(shape)}, for good, and not {' '.join(wrong)}: "
@@ -207,7 +210,10 @@ def status(options: argparse.Namespace) -> int:
 
 def _report(cluster: Cluster) -> int:
     statuses = cluster.statuses()
-    return report(statuses, {node: cluster.pid(node) for node in statuses}, cluster.address)
+    code = report(statuses, {node: cluster.pid(node) for node in statuses}, cluster.address)
+    for node, page in cluster.shape.pages().items():
+        print(f"{'pages' if node == cluster.shape.nodes()[0] else ''.ljust(5)}  {str(node).ljust(6)}{page}")
+    return code
 
 
 def _root(text: str) -> Path:
@@ -240,6 +246,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             each.add_argument("--rf", type=whole, help=f"replicas of each; 0: as in project 2 (default: {REPLICAS})")
             each.add_argument("--managers", type=whole, help=f"1 to {REPLICAS_MAX} (default: {MANAGERS})")
             add_shared(each, "tls")
+            each.add_argument("--http", choices=("yes", "no"), help="show itself in a browser (default: no)")
         elif name == "status":
             each.add_argument("--managers", help="addresses of all managers of a cluster that was started by hand")
             add_shared(each, "tls")

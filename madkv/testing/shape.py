@@ -53,6 +53,8 @@ class Shape:
     """Replicas of each partition; None in project 2, whose nodes have no replica numbers."""
     servers: tuple[str, ...]
     server_p2ps: tuple[str, ...]
+    http: tuple[str, ...] = ()
+    """Where each node shows itself, in the order of `nodes`; empty: none does."""
 
     def __attrs_post_init__(self) -> None:
         if not self.servers:
@@ -96,7 +98,9 @@ class Shape:
 
     @classmethod
     def local(cls, ports: Sequence[int], partitions: int, rf: int | None, managers: int = 1) -> Self:
-        """A cluster on this machine that takes the first `ports_needed` of these ports."""
+        """A cluster on this machine that takes the first `ports_needed` of these ports, and shows itself on the others,
+        if there are any: one for each node.
+        """
         left = iter(f"127.0.0.1:{port}" for port in ports)
 
         def take(count: int) -> tuple[str, ...]:
@@ -104,8 +108,8 @@ class Shape:
 
         servers = partitions * (rf or 1)
         if rf is None:
-            return cls(take(1), (), None, take(servers), ())
-        return cls(take(managers), take(managers), rf, take(servers), take(servers))
+            return cls(take(1), (), None, take(servers), (), tuple(left))
+        return cls(take(managers), take(managers), rf, take(servers), take(servers), tuple(left))
 
     def on_hosts(self, host: Callable[[Node], str]) -> Self:
         """The same with each node on another host."""
@@ -132,6 +136,10 @@ class Shape:
             if number not in REPLICATION_FACTORS:
                 raise ShapeError(f"{name}: {number} is none of {_listed(REPLICATION_FACTORS)}")
         return 1 + partitions if rf is None else 2 * (managers + partitions * rf)
+
+    def pages(self) -> dict[Node, str]:
+        """Where the nodes show themselves, of those that do."""
+        return dict(zip(self.nodes(), (f"http://{address}/" for address in self.http), strict=False))
 
     @property
     def project(self) -> str:
@@ -183,9 +191,10 @@ class Shape:
 
     def command(self, node: Node, directory: str) -> list[str]:
         """The plugin of twistd and its options that run the node, with its durable files in `directory`."""
+        shown = ["--http", self.http[self.nodes().index(node)]] if self.http else []
         if node.partition is None:
-            return ["madkv-manager", *self._manager(node), "--backer", directory]
-        return ["madkv-server", *self._server(node, node.partition), "--backer", directory]
+            return ["madkv-manager", *self._manager(node), "--backer", directory, *shown]
+        return ["madkv-server", *self._server(node, node.partition), "--backer", directory, *shown]
 
     def _manager(self, node: Node) -> list[str]:
         options = ["--man-port", _port(self.address(node)), "--servers", ",".join(self.servers)]

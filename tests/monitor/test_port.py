@@ -1,0 +1,164 @@
+"""The HTTP port: what is answered to whom, and bounds on what a stranger may send or leave open."""
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from madkv.monitor.port import CONNECTIONS_MAX, HEADERS, HEADERS_MAX, REQUEST_SECONDS_MAX, TEXT, Answer, Site
+
+
+class Transport(StringTransport):
+    """Tells the protocol of its end."""
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.protocol.connectionLost()
+
+    def abortConnection(self) -> None:
+        self.loseConnection()
+
+
+class PortTest(SynchronousTestCase):
+    """Connections to a port with three paths."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.later: list[Deferred[Answer]] = []
+
+        async def at_once() -> Answer:
+            return Answer(TEXT, b"hello\n")
+
+        async def later() -> Answer:
+            waiting: Deferred[Answer] = Deferred()
+            self.later.append(waiting)
+            return await waiting
+
+        async def broken() -> Answer:
+            raise RuntimeError("a secret <b>")
+
+        self.site = Site(self.clock, {b"/": at_once, b"/later": later, b"/broken": broken})
+
+    def tearDown(self) -> None:
+        self.site.close_connections()
+        self.assertEqual(self.site.connections, set())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def connect(self) -> tuple[Any, Transport]:
+        protocol: Any = self.site.buildProtocol(None)
+        if protocol is None:
+            raise ConnectionRefusedError
+        transport = Transport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return protocol, transport
+
+    def said(self, data: bytes) -> tuple[bytes, dict[bytes, bytes], bytes, bool]:
+        """Status line, headers, body, and whether the connection is over, after these bytes from a stranger."""
+        protocol, transport = self.connect()
+        protocol.dataReceived(data)
+        head, _, body = transport.value().partition(b"\r\n\r\n")
+        line, *lines = head.split(b"\r\n")
+        headers = dict(each.lower().split(b": ", 1) for each in lines)
+        return line, headers, body, transport.disconnecting
+
+    def get(self, path: bytes, method: bytes = b"GET") -> tuple[bytes, dict[bytes, bytes], bytes, bool]:
+        return self.said(b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, path))
+
+    def test_get(self) -> None:
+        line, headers, body, is_over = self.get(b"/")
+        self.assertEqual((line, body, is_over), (b"HTTP/1.1 200 OK", b"hello\n", False))
+        self.assertEqual(headers[b"content-length"], b"6")
+        for name, value in HEADERS.items():
+            self.assertEqual(headers[name], value.lower())
+        self.assertNotIn(b"set-cookie", headers)
+
+    def test_head_is_the_same_without_the_body(self) -> None:
+        line, headers, body, _ = self.get(b"/", b"HEAD")
+        self.assertEqual((line, body, headers[b"content-length"]), (b"HTTP/1.1 200 OK", b"", b"6"))
+
+    def test_a_query_changes_nothing(self) -> None:
+        self.assertEqual(self.get(b"/?x=%3Cscript%3E")[2], b"hello\n")
+
+    def test_no_other_path_and_no_echo_of_it(self) -> None:
+        for path in (b"/x<script>", b"//", b"/../etc/passwd", b"/%2e%2e/", b"*", b"http://elsewhere/"):
+            line, headers, body, _ = self.get(path)
+            self.assertEqual((line, body), (b"HTTP/1.1 404 Not Found", b"nothing is here\n"))
+            self.assertEqual(headers[b"x-content-type-options"], b"nosniff")
+
+    def test_no_other_method(self) -> None:
+        for method in (b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"BREW"):
+            line, headers, body, _ = self.get(b"/", method)
+            self.assertTrue(line.startswith(b"HTTP/1.1 405"), line)
+            self.assertEqual((headers[b"allow"], body), (b"get, head", b"only GET and HEAD\n"))
+
+    def test_a_failure_is_logged_and_not_shown(self) -> None:
+        line, _, body, _ = self.get(b"/broken")
+        self.assertTrue(line.startswith(b"HTTP/1.1 500"), line)
+        self.assertEqual(body, b"this failed; the log says how\n")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_bodies_are_refused_before_they_come(self) -> None:
+        for method in (b"GET", b"POST"):
+            for header in (b"Content-Length: 10000000000", b"Content-Length: 1", b"Transfer-Encoding: chunked"):
+                line, _, _, is_over = self.said(b"%b / HTTP/1.1\r\n%b\r\n\r\n" % (method, header))
+                self.assertEqual((line, is_over), (b"HTTP/1.1 413 Content Too Large", True))
+
+    def test_one_answer_to_a_request_with_a_body(self) -> None:
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"GET / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(transport.value().count(b"HTTP/1.1 "), 1)
+
+    def test_garbage(self) -> None:
+        for data in (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500) + b"\r\n",
+            b"\x00\x04_ask\x00\x011\x00\x08_command\x00\x06Status\x00\x00\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET / HTTP/9.9\r\nX\r\n\r\n",
+            b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"G" * 100_000,
+            b"GET /" + b"x" * 100_000,
+            b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (HEADERS_MAX + 1) + b"\r\n",
+            b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        ):
+            line, _, _, is_over = self.said(data)
+            self.assertTrue(is_over, data[:60])
+            self.assertNotIn(b"200", line)
+
+    def test_who_takes_too_long_is_closed(self) -> None:
+        """However it fills the time: silence, a byte now and then, or nothing after an answer."""
+        for pieces in ([], [b"G", b"E", b"T", b" "], [b"GET / HTTP/1.1\r\n\r\n"]):
+            protocol, transport = self.connect()
+            for piece in pieces:
+                self.clock.advance(REQUEST_SECONDS_MAX / 5)
+                protocol.dataReceived(piece)
+            self.assertFalse(transport.disconnecting)
+            self.clock.advance(REQUEST_SECONDS_MAX)
+            self.assertTrue(transport.disconnecting, pieces)
+
+    def test_one_connection_too_many(self) -> None:
+        connections = [self.connect() for _ in range(CONNECTIONS_MAX)]
+        self.assertRaises(ConnectionRefusedError, self.connect)
+        connections[0][1].loseConnection()
+        self.connect()
+
+    def test_whoever_goes_before_the_answer_costs_nothing(self) -> None:
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"GET /later HTTP/1.1\r\n\r\n")
+        transport.loseConnection()
+        self.later.pop().callback(Answer(TEXT, b"late\n"))
+        self.assertEqual(transport.value(), b"")
+
+    def test_requests_behind_one_that_waits_take_turns(self) -> None:
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"GET /later HTTP/1.1\r\n\r\n" + b"GET / HTTP/1.1\r\n\r\n" * 3)
+        self.assertEqual(transport.value(), b"")
+        for _ in range(10):
+            protocol.dataReceived(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        self.assertEqual(transport.producerState, "paused", "it is not read from")
+        self.later.pop().callback(Answer(TEXT, b"late\n"))
+        self.assertLess(transport.value().index(b"late\n"), transport.value().index(b"hello\n"))
