@@ -1,6 +1,7 @@
 """`cluster::up` and its like: what they start, end, refuse and leave alone. Clusters of real processes."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from madkv.partitions import PartitionMap
 from madkv.testing import operate
 from madkv.testing.cluster import STATE, Cluster
 from madkv.testing.shape import Node, parse_node
+from tests.monitor.daemons import get
 from tests.processes import ROOT
 
 SECONDS_MAX = 90
@@ -71,6 +73,20 @@ def test_up_and_down_leave_nothing(root: Path, capsys: pytest.CaptureFixture[str
     assert said.startswith("the cluster is there already: partitions=1 rf=0 managers=1; all of it runs\n")
     assert operate.main(["status", f"managers={Cluster.load(root).address}"]) == 0
     assert rows(capsys.readouterr().out) == [["m", "leader"], ["s0", "leader"]]
+    assert operate.main(["down", f"root={root}"]) == 0
+    assert not root.exists()
+
+
+def test_a_cluster_that_shows_itself_says_where(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert operate.main(["up", f"root={root}", *SMALL, "http=yes"]) == 0
+    pages = dict(re.findall(r"^(?:pages)? +(\S+) +(http://127\.0\.0\.1:\d+/)$", capsys.readouterr().out, re.M))
+    assert list(pages) == ["m", "s0"]
+    for node, url in pages.items():
+        assert f'"here": "{node}"' in get(url, "/cluster.json")[2]
+    assert operate.main(["up", f"root={root}", "http=no"]) == 1
+    assert "has partitions=1 rf=0 managers=1 http=yes, for good, and not http=no: " in capsys.readouterr().err
+    assert operate.main(["status", f"root={root}"]) == 0
+    assert pages["m"] in capsys.readouterr().out
     assert operate.main(["down", f"root={root}"]) == 0
     assert not root.exists()
 

@@ -144,6 +144,35 @@ def test_the_command_line_of_a_node(shape: Shape, node: str, command: str) -> No
     assert shape.command(parse_node(node), "D") == command.split()
 
 
+def test_a_cluster_that_shows_itself() -> None:
+    """A port for each node beside those that it has anyway; recipes take `http=` also right behind the node."""
+    shape = Shape.local(range(1, 28), 2, 3, 3)
+    for at, node in enumerate(shape.nodes()):
+        assert shape.command(node, "d")[-2:] == ["--http", f"127.0.0.1:{19 + at}"]
+        assert shape.pages()[node] == f"http://127.0.0.1:{19 + at}/"
+    assert P3.pages() == {} and "--http" not in P3.command(parse_node("m.0"), "d")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("http=yes", ["--http", "0"]), ("http=9100", ["--http", "9100"]), ("http=no", []), ("--http=7", ["--http=7"])],
+)
+def test_a_node_is_told_to_show_itself(option: str, words: list[str]) -> None:
+    lists = [MANAGERS, MANAGER_P2PS, "3", SERVERS, SERVER_P2PS, "./backer"]
+    usual = node_tool.command("p3", ["s0.0", *lists])
+    assert node_tool.command("p3", ["s0.0", *lists, option]) == [*usual, *words]
+    if not option.startswith("-"):
+        default = node_tool.command("p3", ["s0.0", node_tool.MANAGERS["p3"], *lists[1:]])
+        assert node_tool.command("p3", ["s0.0", option, *lists[1:]]) == [*default, *words]
+
+
+def test_the_default_managers_are_those_of_the_recipes() -> None:
+    for project, number in (("p2", 2), ("p3", 3)):
+        recipes = (ROOT / "justmod" / f"proj{number}.just").read_text()
+        (line,) = (line for line in recipes.splitlines() if line.startswith("service "))
+        assert f'="{node_tool.MANAGERS[project]}"' in line
+
+
 def test_a_node_keeps_its_files_under_the_prefix_and_its_id() -> None:
     words = ["s1", "h:1", "h:21,h:22", "x/backer", "--splits", "k"]
     assert node_tool.command("p2", words)[-4:] == ["--backer", "x/backer.s1", "--splits", "k"]

@@ -52,12 +52,15 @@ class MonitorService(Service):
         self._address = address
         self._port: IListeningPort | None = None
         self._site: Site | None = None
-        self._metrics = Metrics(process.node, process.inside)
-        self._watch = Watch(process)
 
     def startService(self) -> None:
         """Listen; the process ends with one line when that is not possible."""
         super().startService()
+        process, inside = self._process, self._process.inside()
+        assert inside is not None, "the process has begun"
+        node = self._node = inside.service.node.decode()
+        self._metrics = Metrics(node, process.inside)
+        self._watch = Watch(node, process)
         routes: dict[bytes, Route] = {path: _file(*file) for path, file in FILES.items()}
         routes |= {
             b"/cluster.json": self._cluster,
@@ -65,12 +68,12 @@ class MonitorService(Service):
             b"/healthz": partial(self._probe, unhealthy),
             b"/readyz": partial(self._probe, not_ready),
         }
-        self._site = Site(self._process.reactor, routes)
-        port = self._port = self._process.listen(self._address, self._site)
+        self._site = Site(process.reactor, routes)
+        port = self._port = process.listen(self._address, self._site)
         self._metrics.start()
         where: Any = port.getHost()
         url = f"http://{show_address((where.host, where.port))}/"
-        self.log.info("{node} shows itself and its cluster at {url}", node=self._process.node, url=url)
+        self.log.info("{node} shows itself and its cluster at {url}", node=node, url=url)
 
     async def _stop(self) -> None:
         if self._port is not None and self._site is not None:
@@ -89,7 +92,7 @@ class MonitorService(Service):
     async def _probe(self, reasons_of: Callable[[Inside | None], list[str]]) -> Answer:
         inside = self._process.inside()
         reasons = reasons_of(inside)
-        body = json.dumps(told(inside, self._process.node, reasons), indent=2).encode() + b"\n"
+        body = json.dumps(told(inside, self._node, reasons), indent=2).encode() + b"\n"
         return Answer(JSON, body, http.SERVICE_UNAVAILABLE if reasons else http.OK)
 
     async def _cluster(self) -> Answer:
@@ -99,10 +102,11 @@ class MonitorService(Service):
 class Watch:
     """Looks at the cluster as often as somebody asks, but once a second at the most, for all who ask together."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, node: str, process: Process) -> None:
+        self._node = node
         self._process = process
         self._looker = Looker()
-        self._view = View(process.node)
+        self._view = View(node)
         self._body = b""
         self._looked_at = float("-inf")
         self._waiting: list[Deferred[bytes]] | None = None  # for the look that is under way
@@ -120,7 +124,7 @@ class Watch:
         return waiting
 
     def _look(self) -> Deferred[Look]:
-        inside, node, reactor = self._process.inside(), self._process.node, self._process.reactor
+        inside, node, reactor = self._process.inside(), self._node, self._process.reactor
         own: dict[str, Any] = {"node": node, "role": "starting", "version": __version__}
         if inside is not None:
             own |= {**inside.service.counted(), **inside.service.status()}

@@ -26,7 +26,7 @@ class StandingWatch(Watch):
     """Its looks take as long as the test says."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(SimpleNamespace(node="s0.0", reactor=clock))  # type: ignore[arg-type]
+        super().__init__("s0.0", SimpleNamespace(reactor=clock))  # type: ignore[arg-type]
         self.looks: list[Deferred[Look]] = []
 
     def _look(self) -> Deferred[Look]:

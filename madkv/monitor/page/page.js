@@ -182,6 +182,8 @@ async function ask() {
   } catch (error) {
     say(live, "no answer");
     put(live, "class", "live");
+    say(byId("health"), "not known");
+    put(byId("health"), "class", "health");
     const since = lastSeen ? `; this is how the cluster was at ${lastSeen.toLocaleTimeString()}` : "";
     say(gone, `This node does not answer${since}. The page of any other node shows the same cluster.`);
     gone.hidden = false;
