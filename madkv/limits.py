@@ -63,6 +63,13 @@ CALLS_MAX = 16_384
 CALL_BYTES_MAX = 256 * MIB
 """Calls accepted and not yet answered in all, in number and request bytes; beyond it a call is answered Busy."""
 
+# --- HTTP, where a daemon shows itself --------------------------------------------------------------------------------
+HTTP_CONNECTIONS_MAX = 64
+HTTP_HEADERS_MAX = 64
+HTTP_REQUEST_SECONDS_MAX = 20.0
+"""From the beginning of a connection, or the end of the answer before, to the end of a request; and how long an answer
+may stay unread. A request's line and headers have at most 16 KiB, as Twisted has it, and no body follows them."""
+
 # --- A cluster -------------------------------------------------------------------------------------------------------
 REPLICAS_MAX = 9
 """Replicas of one group, managers or servers."""

@@ -141,7 +141,7 @@ def main(url: str, path: str, width: str = "1280", scheme: str = "light") -> Non
         browser.look(int(width), 900 if int(width) > 600 else 1600, scheme)
         browser.open(url)
         browser.wait_for("document.readyState === 'complete' && !!document.querySelector('.group')", START_SECONDS_MAX)
-        time.sleep(2.5)  # for rates, which need two looks
+        browser.wait_for("document.querySelector('[data-is=reads]').textContent !== '–'", START_SECONDS_MAX)
         browser.picture(Path(path))
 
 

@@ -17,10 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
-CONNECTIONS_MAX = 64
-REQUEST_SECONDS_MAX = 20
-"""From the beginning of a connection, or the end of the answer before, to the end of a request."""
-HEADERS_MAX = 64
+from madkv.limits import HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_REQUEST_SECONDS_MAX
+
 HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -104,7 +102,7 @@ class _Channel(http.HTTPChannel):
     factory: "Site"
     transport: Any
     requestFactory = _Request
-    maxHeaders = HEADERS_MAX
+    maxHeaders = HTTP_HEADERS_MAX
     abortTimeout = 5
 
     def connectionMade(self) -> None:
@@ -128,7 +126,7 @@ class Site(http.HTTPFactory):
     protocol: Any = _Channel
 
     def __init__(self, reactor: Any, routes: Mapping[bytes, Route]) -> None:
-        super().__init__(timeout=REQUEST_SECONDS_MAX, reactor=reactor)
+        super().__init__(timeout=HTTP_REQUEST_SECONDS_MAX, reactor=reactor)
         self.routes = routes
         self.connections: set[_Channel] = set()
 
@@ -143,7 +141,7 @@ class Site(http.HTTPFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """A protocol for one connection; None for one too many, which closes it."""
-        return super().buildProtocol(addr) if len(self.connections) < CONNECTIONS_MAX else None
+        return super().buildProtocol(addr) if len(self.connections) < HTTP_CONNECTIONS_MAX else None
 
     def close_connections(self) -> None:
         """At once."""

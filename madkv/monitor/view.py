@@ -13,7 +13,7 @@ from madkv.counts import SECONDS, quantile
 from madkv.monitor.look import Look
 from madkv.operate import health
 from madkv.operate.ask import Status
-from madkv.operate.nodes import Node
+from madkv.operate.nodes import Node, parse_node
 from madkv.operate.status import owners
 
 READS, WRITES = ("get", "scan"), ("put", "swap", "delete")
@@ -33,6 +33,7 @@ class View:
     def __init__(self, node: str) -> None:
         """`node` is whose page this is."""
         self._node = node
+        self._place = parse_node(node).place  # it may have another name where its group is of one
         self._last: Look | None = None
         self._history: deque[Point] = deque(maxlen=HISTORY_POINTS)
         self._seen: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)  # what was seen from here
@@ -94,7 +95,7 @@ class View:
         first, last = said.get("first"), said.get("last")
         return {
             "node": str(node),
-            "here": str(node) == self._node,
+            "here": node.place == self._place,
             "answers": status is not None,
             "leader": None if known is None else str(known),
             "lag": health.lag_of(said, group),

@@ -13,14 +13,14 @@ import pytest
 from madkv import __version__
 from madkv.client.blocking import BlockingClient
 from madkv.counts import SECONDS
-from madkv.monitor.port import CONNECTIONS_MAX
+from madkv.limits import HTTP_CONNECTIONS_MAX
+from madkv.monitor.service import LOOK_SECONDS
 from madkv.server.service import CALLS
 from madkv.testing.cluster import Cluster
 from madkv.testing.shape import Node
 from tests.monitor.daemons import get, get_json, samples, value
 from tests.processes import ROOT, ServerProcess, free_address, server_command
 
-SHOWN_SECONDS_MAX = 2.0
 WAIT_SECONDS_MAX = 30.0
 PUTS, GETS = 30, 50
 PAGES = ("/", "/page.css", "/page.js", "/icon.svg", "/cluster.json", "/metrics", "/healthz", "/readyz")
@@ -199,8 +199,7 @@ def test_rates_and_events(cluster: Cluster) -> None:
     assert {"leader"} <= {each["what"] for each in view["events"]}
 
 
-def test_a_killed_leader_is_shown_at_any_node_within_two_seconds(cluster: Cluster) -> None:
-    """Asked once a second, as the page asks."""
+def test_a_killed_leader_is_shown_at_any_node_by_the_next_look(cluster: Cluster) -> None:
     leader = cluster.leader("s0")
     assert leader is not None
     url = page(cluster, "m.2")
@@ -212,11 +211,12 @@ def test_a_killed_leader_is_shown_at_any_node_within_two_seconds(cluster: Cluste
 
     assert shown()[str(leader)]
     cluster.process(leader).kill()
-    killed = time.monotonic()
     try:
-        while shown()[str(leader)]:
-            time.sleep(1.0)
-        assert time.monotonic() - killed < SHOWN_SECONDS_MAX
+        # One look may be a little less than a second old, and the next one is not.
+        deadline = time.monotonic() + LOOK_SECONDS
+        while time.monotonic() < deadline:
+            shown()
+        assert not shown()[str(leader)]
         cluster.kill(leader)
         wait_until(lambda: "lost" in [each["what"] for each in get_json(url, "/cluster.json")[1]["events"]])
     finally:
@@ -278,9 +278,9 @@ def test_garbage_and_idle_connections_cost_the_daemon_nothing(solo: tuple[Server
                 answer = b""
             assert b" 200 " not in answer
     memory = server.memory_bytes()
-    idle = [socket.create_connection(where, WAIT_SECONDS_MAX) for _ in range(CONNECTIONS_MAX + 40)]
+    idle = [socket.create_connection(where, WAIT_SECONDS_MAX) for _ in range(HTTP_CONNECTIONS_MAX + 40)]
     try:
-        for each in idle[CONNECTIONS_MAX:]:
+        for each in idle[HTTP_CONNECTIONS_MAX:]:
             assert each.recv(1) == b"", "one too many is closed"
         with BlockingClient(server.address) as client:
             client.put(b"still", b"here")

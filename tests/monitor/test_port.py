@@ -7,7 +7,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.monitor.port import CONNECTIONS_MAX, HEADERS, HEADERS_MAX, REQUEST_SECONDS_MAX, TEXT, Answer, Site
+from madkv.limits import HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_REQUEST_SECONDS_MAX
+from madkv.monitor.port import HEADERS, TEXT, Answer, Site
 
 
 class Transport(StringTransport):
@@ -122,7 +123,7 @@ class PortTest(SynchronousTestCase):
             b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             b"G" * 100_000,
             b"GET /" + b"x" * 100_000,
-            b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (HEADERS_MAX + 1) + b"\r\n",
+            b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (HTTP_HEADERS_MAX + 1) + b"\r\n",
             b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
         ):
             line, _, _, is_over = self.said(data)
@@ -134,14 +135,14 @@ class PortTest(SynchronousTestCase):
         for pieces in ([], [b"G", b"E", b"T", b" "], [b"GET / HTTP/1.1\r\n\r\n"]):
             protocol, transport = self.connect()
             for piece in pieces:
-                self.clock.advance(REQUEST_SECONDS_MAX / 5)
+                self.clock.advance(HTTP_REQUEST_SECONDS_MAX / 5)
                 protocol.dataReceived(piece)
             self.assertFalse(transport.disconnecting)
-            self.clock.advance(REQUEST_SECONDS_MAX)
+            self.clock.advance(HTTP_REQUEST_SECONDS_MAX)
             self.assertTrue(transport.disconnecting, pieces)
 
     def test_one_connection_too_many(self) -> None:
-        connections = [self.connect() for _ in range(CONNECTIONS_MAX)]
+        connections = [self.connect() for _ in range(HTTP_CONNECTIONS_MAX)]
         self.assertRaises(ConnectionRefusedError, self.connect)
         connections[0][1].loseConnection()
         self.connect()
