@@ -133,6 +133,7 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
 
+HAS_RATES = "[...document.querySelectorAll('[data-is=reads]')].some((each) => each.textContent !== '–')"
 TEXT = "document.body ? document.body.innerText : ''"
 
 
@@ -141,7 +142,7 @@ def main(url: str, path: str, width: str = "1280", scheme: str = "light") -> Non
         browser.look(int(width), 900 if int(width) > 600 else 1600, scheme)
         browser.open(url)
         browser.wait_for("document.readyState === 'complete' && !!document.querySelector('.group')", START_SECONDS_MAX)
-        browser.wait_for("document.querySelector('[data-is=reads]').textContent !== '–'", START_SECONDS_MAX)
+        browser.wait_for(HAS_RATES, START_SECONDS_MAX)
         browser.picture(Path(path))
 
 

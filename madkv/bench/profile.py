@@ -45,7 +45,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("raft", ("madkv/raft/", "madkv.raft")),
     ("storage", ("madkv/storage/", "madkv.storage", "madkv/server/disk.py", "sortedcontainers")),
     ("state machine", ("madkv/sessions.py", "madkv/state_machine.py", "madkv/operations.py", "madkv/ranges.py")),
-    ("service", ("madkv/server/service.py", "madkv/arguments.py")),
+    ("service", ("madkv/server/service.py", "madkv/arguments.py", "madkv/counts.py")),
     ("replica", ("madkv/server/", "madkv.server")),
 )
 """By the file of the innermost frame, the first that fits."""

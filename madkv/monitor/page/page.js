@@ -39,6 +39,13 @@ function count(value) {
   return known(value) ? number.format(value) : "–";
 }
 
+/** A count in little room; all of it shows when one points at it. */
+function sayShort(element, value) {
+  const text = !known(value) || value < 1e5 ? count(value) : value < 1e6 ? `${Math.floor(value / 1e3)} k` : `${(value / 1e6).toFixed(1)} M`;
+  say(element, text);
+  put(element, "title", known(value) ? count(value) : "");
+}
+
 function rate(value) {
   if (!known(value)) return "–";
   return value > 0 && value < 10 ? value.toFixed(1) : number.format(value);
@@ -74,12 +81,13 @@ function showNode(row, parts, node) {
   const look = { leader: "leader", follower: "", "no answer": "gone" };
   put(parts.role, "class", `role ${role in look ? look[role] : "unsettled"}`.trim());
   put(row, "class", node.answers ? "" : "gone");
-  say(parts.lag, count(node.lag));
+  sayShort(parts.lag, node.lag);
   put(parts.lag, "class", node.lag > 1000 ? "n behind" : "n");
-  say(parts.applied, count(node.applied));
-  say(parts.log, known(node.log_bytes) ? `${count(node.log_entries)} · ${bytes(node.log_bytes)}` : count(node.log_entries));
+  sayShort(parts.applied, node.applied);
+  say(parts.log, bytes(node.log_bytes));
+  put(parts.log, "title", `${count(node.log_entries)} entries`);
   say(parts.data, bytes(node.data_bytes));
-  say(parts.clients, count(node.connections));
+  sayShort(parts.clients, node.connections);
   say(parts.up, span(node.uptime));
 }
 
