@@ -113,14 +113,15 @@ class Watch:
 
     def seen(self) -> Deferred[bytes]:
         """How the cluster is, as JSON."""
-        if self._waiting is None:
-            if self._process.reactor.seconds() - self._looked_at < LOOK_SECONDS:
-                return succeed(self._body)
-            self._waiting = []
-            self._looked_at = self._process.reactor.seconds()
-            self._look().addCallback(self._told).addBoth(self._done)
         waiting: Deferred[bytes] = Deferred()
-        self._waiting.append(waiting)
+        if self._waiting is not None:
+            self._waiting.append(waiting)
+            return waiting
+        if self._process.reactor.seconds() - self._looked_at < LOOK_SECONDS:
+            return succeed(self._body)
+        self._waiting = [waiting]
+        self._looked_at = self._process.reactor.seconds()
+        maybeDeferred(self._look).addCallback(self._told).addBoth(self._done)
         return waiting
 
     def _look(self) -> Deferred[Look]:
@@ -137,6 +138,8 @@ class Watch:
 
     def _done(self, failure: Failure | None) -> None:
         waiting, self._waiting = self._waiting, None
+        if failure is not None:
+            self._looked_at = float("-inf")
         for each in waiting or ():
             if failure is None:
                 each.callback(self._body)

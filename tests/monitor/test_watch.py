@@ -91,10 +91,14 @@ class WatchTest(SynchronousTestCase):
         self.watch.looks[0].errback(RuntimeError("no more threads"))
         for each in asked:
             self.failureResultOf(each, RuntimeError)
-        self.clock.advance(1)
         again = self.watch.seen()
         self.watch.looks[1].callback(look(0.0, status("leader")))
         self.successResultOf(again)
+
+    def test_a_look_that_cannot_begin_fails_alone(self) -> None:
+        self.patch(self.watch, "_look", lambda: 1 // 0)
+        self.failureResultOf(self.watch.seen(), ZeroDivisionError)
+        self.failureResultOf(self.watch.seen(), ZeroDivisionError)
 
 
 class ViewTest(SynchronousTestCase):
@@ -114,6 +118,12 @@ class ViewTest(SynchronousTestCase):
         self.assertEqual((here["node"], here["here"], here["answers"], here["lag"]), ("s0.0", True, True, 0))
         self.assertEqual((there["node"], there["here"], there["answers"], there["lag"]), ("s0.1", False, False, None))
         json.dumps(told)
+
+    def test_a_group_of_one_has_two_names(self) -> None:
+        """Its managers know `s0`, and it knows itself as `s0.0`."""
+        told = self.view.told(Look(0.0, {Node(0, None): status("leader")}, MAP, []))
+        (node,) = told["groups"][0]["nodes"]
+        self.assertEqual((node["node"], node["here"], told["groups"][0]["leader"]), ("s0", True, "s0"))
 
     def test_rates_and_times_since_the_look_before(self) -> None:
         self.view.told(look(10.0, status("leader", calls=calls(get=100, put=7)), status(calls=calls(get=5))))
