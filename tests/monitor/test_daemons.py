@@ -337,6 +337,12 @@ def test_without_the_library_the_daemon_starts_and_the_option_says_what_to_do(tm
         assert client.get(b"k") is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the daemons' own reactor is made of epoll")
+def test_the_daemon_keeps_its_own_reactor(solo: tuple[ServerProcess, str]) -> None:
+    """What the port is made of would bring another one along, if it came first."""
+    assert "reactor class: madkv.server.reactor.DaemonReactor" in solo[0].output
+
+
 def test_a_daemon_without_the_option_loads_nothing_of_it() -> None:
     script = "import sys, madkv.server.tap, madkv.manager.tap; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
