@@ -11,6 +11,7 @@ from madkv.operate import health
 from madkv.operate.ask import Status, ask_map, ask_statuses
 from madkv.operate.nodes import Node, parse_node
 from madkv.partitions import PartitionMap
+from madkv.tls import TLSFiles
 
 
 @attrs.frozen
@@ -27,7 +28,9 @@ class Look:
 class Looker:
     """Looks again and again, and remembers where everybody is. One thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: TLSFiles | None) -> None:
+        """`files` are TLS's, if the cluster has it."""
+        self._files = files
         self._addresses: dict[Node, str] = {}
         self._map: PartitionMap | None = None
         self._managers: tuple[str, ...] = ()
@@ -39,11 +42,11 @@ class Looker:
         if not managers and not servers:
             return Look(time.monotonic(), {me: own}, None, [])
         if not self._addresses:
-            self._managers = tuple(managers) or self._managers or _managers_by(servers)
-            self._addresses = _addresses_by(self._managers)
+            self._managers = tuple(managers) or self._managers or _managers_by(servers, self._files)
+            self._addresses = _addresses_by(self._managers, self._files)
         statuses: dict[Node, Status | None] = {}
         others = {each: address for each, address in self._addresses.items() if each.place != me.place}
-        asked = dict(zip(others, ask_statuses(others.values()), strict=True))
+        asked = dict(zip(others, ask_statuses(others.values(), self._files), strict=True))
         for each in self._addresses or (me,):
             # It may have one name here and another one itself: `s0.0` and `s0` are the same.
             statuses[each] = own if each.place == me.place else _if_named(each, asked[each])
@@ -59,7 +62,7 @@ class Looker:
             if status is None or node.partition is not None or node not in self._addresses:
                 continue
             if self._map is None or status.get("epoch", 0) > self._map.epoch:
-                self._map = ask_map(self._addresses[node]) or self._map
+                self._map = ask_map(self._addresses[node], self._files) or self._map
 
 
 def _if_named(node: Node, status: Status | None) -> Status | None:
@@ -70,20 +73,20 @@ def _if_named(node: Node, status: Status | None) -> Status | None:
         return None
 
 
-def _managers_by(servers: Sequence[str]) -> tuple[str, ...]:
+def _managers_by(servers: Sequence[str], files: TLSFiles | None) -> tuple[str, ...]:
     """Where the managers are, by the first of these servers that answers; empty when none does."""
-    for status in ask_statuses(servers):
+    for status in ask_statuses(servers, files):
         if status is not None and isinstance(managers := status.get("managers"), list):
             return tuple(map(str, managers))
     return ()
 
 
-def _addresses_by(managers: Sequence[str]) -> dict[Node, str]:
+def _addresses_by(managers: Sequence[str], files: TLSFiles | None) -> dict[Node, str]:
     """Where every node is, managers first; empty as long as no manager says which servers there are.
 
     Managers that do not answer get the numbers that are left: lists count from 0 on.
     """
-    statuses = ask_statuses(managers)
+    statuses = ask_statuses(managers, files)
     known: dict[Node, str] = {}
     silent: list[str] = []
     for address, status in zip(managers, statuses, strict=True):

@@ -69,7 +69,7 @@ class MonitorService(Service):
             b"/readyz": partial(self._probe, not_ready),
         }
         self._site = Site(process.reactor, routes)
-        port = self._port = process.listen(self._address, self._site)
+        port = self._port = process.listen(self._address, self._site, None)
         self._metrics.start()
         where: Any = port.getHost()
         url = f"http://{show_address((where.host, where.port))}/"
@@ -105,7 +105,7 @@ class Watch:
     def __init__(self, node: str, process: Process) -> None:
         self._node = node
         self._process = process
-        self._looker = Looker()
+        self._looker = Looker(process.tls_files)
         self._view = View(node)
         self._body = b""
         self._looked_at = float("-inf")

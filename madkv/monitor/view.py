@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+
 from madkv import __version__
 from madkv.counts import SECONDS, quantile
 from madkv.monitor.look import Look
@@ -24,6 +26,13 @@ EVENTS_SHOWN = 60
 SAME_SECONDS = 4.0
 """What several nodes say of one thing happens within this time."""
 
+_AGO_SECONDS_MAX = 1e9
+_KINDS = {
+    **dict.fromkeys(("role", "version"), str),
+    **dict.fromkeys(("term", "commit", "applied", "data_bytes", "log_bytes", "connections", "in_flight"), int),
+    **dict.fromkeys(("first", "last"), int),
+    "uptime": float,
+}
 Point = dict[str, Any]
 
 
@@ -40,6 +49,7 @@ class View:
 
     def told(self, look: Look) -> dict[str, Any]:
         """All of it, after one more look."""
+        look = attrs.evolve(look, statuses={node: status and read(status) for node, status in look.statuses.items()})
         last, self._last = self._last, look
         if last is not None and look.at - last.at > GAP_SECONDS:
             last = None
@@ -112,6 +122,30 @@ class View:
                 self._seen.append(_event(now, node.group, "lost" if status is None else "back", str(node)))
 
 
+def read(status: Status) -> Status:
+    """What of a status the page shows, as far as it is what it should be: a node may be of another version, or lie."""
+    found = {name: status[name] for name, kind in _KINDS.items() if type(status.get(name)) is kind}
+    found["leader"] = status.get("leader")  # has been looked at, as it was asked for
+    found["voters"] = status["voters"] if type(status.get("voters")) is list else []
+    calls, events = status.get("calls"), status.get("events")
+    found["calls"] = {
+        name: counts
+        for name, counts in (calls.items() if type(calls) is dict else ())
+        if type(counts) is list and all(type(count) is int for count in counts)
+    }
+    found["events"] = [each for each in (events if type(events) is list else ()) if _is_event(each)]
+    return found
+
+
+def _is_event(said: Any) -> bool:
+    """Whether a node may have said this of something that has happened."""
+    if type(said) is not dict or type(said.get("ago")) not in (int, float) or not 0 <= said["ago"] < _AGO_SECONDS_MAX:
+        return False
+    numbers = [said.get(name) for name in ("peer", "term", "leader")]
+    is_leader_known = said.get("what") != "leader" or type(said.get("term")) is int
+    return is_leader_known and all(number is None or type(number) is int for number in numbers)
+
+
 def _names(look: Look) -> Iterable[str]:
     assert look.partition_map is not None
     return (f"s{partition}" for partition in range(len(look.partition_map.replicas)))
@@ -145,9 +179,9 @@ def _events(statuses: Mapping[Node, Status | None], now: float) -> list[dict[str
     for node, status in statuses.items():
         for said in (status or {}).get("events", ()):
             at = now - said["ago"]
-            peer = str(Node(node.partition, said["peer"])) if "peer" in said else ""
-            match said["what"]:
-                case "leader" if said["leader"] is None:
+            peer = "" if said.get("peer") is None else str(Node(node.partition, said["peer"]))
+            match said.get("what"):
+                case "leader" if said.get("leader") is None:
                     found.append(_event(at, node.group, "no leader", ""))
                 case "leader":
                     leader = Node(node.partition, None if node.replica is None else said["leader"])

@@ -6,13 +6,14 @@ import socket
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from madkv.addresses import Address, parse_address
 from madkv.errors import MadKVError, ProtocolError
 from madkv.operate.nodes import is_node
 from madkv.partitions import PartitionMap
-from madkv.tls import tls_files
+from madkv.tls import TLSFiles, tls_files
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
 
@@ -27,10 +28,13 @@ _TEXTS = ("node", "role", "version", "waiting", "cluster")
 _SLOT = ("disk", "state", "address")
 
 
-def ask(address: str, command: bytes, fields: bytes = b"") -> Box:
-    """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError."""
+def ask(address: str, command: bytes, fields: bytes = b"", files: TLSFiles | None = None) -> Box:
+    """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError.
+
+    `files` are those of TLS; None: those that the environment names, if it does.
+    """
     deadline = time.monotonic() + ASK_SECONDS
-    with _connected(parse_address(address)) as sock:
+    with _connected(parse_address(address), files) as sock:
         sock.sendall(codec.request(1, command, fields))
         boxes: list[Box] = []
         data = b""
@@ -54,9 +58,9 @@ def check_files() -> None:
         context_of(files)
 
 
-def _connected(address: Address) -> socket.socket:
-    """With TLS where the environment has it. Raises OSError and MadKVError."""
-    files = tls_files(None, None, None, os.environ)
+def _connected(address: Address, files: TLSFiles | None) -> socket.socket:
+    """With TLS where the environment has it, or there are files. Raises OSError and MadKVError."""
+    files = files or tls_files(None, None, None, os.environ)
     sock = socket.create_connection(address, ASK_SECONDS)
     if files is None:
         return sock
@@ -65,17 +69,17 @@ def _connected(address: Address) -> socket.socket:
     return secured(sock, files, address)
 
 
-def _blob(address: str, command: bytes, name: bytes) -> bytes:
-    value = join_blob(ask(address, command), name)
+def _blob(address: str, command: bytes, name: bytes, files: TLSFiles | None) -> bytes:
+    value = join_blob(ask(address, command, files=files), name)
     if value is None:
         raise ProtocolError(f"{address}: an answer without {name.decode()!r}")
     return value
 
 
-def ask_status(address: str) -> Status | None:
+def ask_status(address: str, files: TLSFiles | None = None) -> Status | None:
     """How a node says it is; None when it does not answer, or not as a node does."""
     try:
-        return read_status(_blob(address, codec.STATUS, b"status"))
+        return read_status(_blob(address, codec.STATUS, b"status", files))
     except (OSError, MadKVError):
         return None
 
@@ -113,17 +117,17 @@ def why_silent(address: str) -> str:
     return ""
 
 
-def ask_statuses(addresses: Iterable[str]) -> list[Status | None]:
+def ask_statuses(addresses: Iterable[str], files: TLSFiles | None = None) -> list[Status | None]:
     """The same of many at once."""
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        return list(pool.map(ask_status, addresses))
+        return list(pool.map(partial(ask_status, files=files), addresses))
 
 
-def ask_map(managers: str) -> PartitionMap | None:
+def ask_map(managers: str, files: TLSFiles | None = None) -> PartitionMap | None:
     """The partition map of the first of these managers that has it; None when none does, or where they are none."""
     for address in managers.split(","):
         try:
-            return PartitionMap.decode(_blob(address, codec.GET_MAP, b"map"))
+            return PartitionMap.decode(_blob(address, codec.GET_MAP, b"map", files))
         except (OSError, MadKVError):
             continue
     return None

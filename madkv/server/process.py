@@ -75,7 +75,8 @@ class Process(Service):
         self.program = program
         self.node = node
         self.reactor = reactor
-        self._tls_files = tls
+        self.tls_files = tls
+        """Where TLS's files are; None without TLS."""
         self.tls: Credentials | None = None
         """What all its connections are made with, from `open` on; None without TLS."""
         self._is_ending = False
@@ -95,10 +96,13 @@ class Process(Service):
         """What it is made of by now; None before it has begun."""
         raise AssertionError("subclasses say what they are made of")
 
-    def listen(self, address: Address, factory: Any, roles: frozenset[str] = ANYBODY) -> IListeningPort:
-        """Listen, or end the process with one line. With TLS, only certificates of these `roles` are taken."""
+    def listen(self, address: Address, factory: Any, roles: frozenset[str] | None = ANYBODY) -> IListeningPort:
+        """Listen, or end the process with one line. With TLS, only certificates of these `roles` are taken; None: this
+        port never has TLS, and whoever asks for it knows."""
         host, port = address
-        if self.tls is not None:
+        if roles is None:
+            pass
+        elif self.tls is not None:
             factory = self.tls.listening(factory, self.reactor, roles)
         elif not _is_loopback(host):
             self._warn()
@@ -171,11 +175,11 @@ class Process(Service):
         self.open()
 
     def _read_certificates(self) -> None:
-        if self._tls_files is not None:
+        if self.tls_files is not None:
             from madkv.wire.tls import Credentials
 
             try:
-                self.tls = Credentials(self._tls_files, self.certified_as or self.node)
+                self.tls = Credentials(self.tls_files, self.certified_as or self.node)
             except MadKVError as error:
                 self.refuse(str(error))
 
@@ -205,7 +209,7 @@ class Process(Service):
         a script. With TLS there is SIGHUP, too: new certificates are to be taken up.
         """
         numbers = {signal.SIGTERM, signal.SIGINT}
-        if self._tls_files is not None:
+        if self.tls_files is not None:
             numbers.add(signal.SIGHUP)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             numbers.discard(signal.SIGINT)

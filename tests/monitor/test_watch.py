@@ -26,7 +26,7 @@ class StandingWatch(Watch):
     """Its looks take as long as the test says."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__("s0.0", SimpleNamespace(reactor=clock))  # type: ignore[arg-type]
+        super().__init__("s0.0", SimpleNamespace(reactor=clock, tls_files=None))  # type: ignore[arg-type]
         self.looks: list[Deferred[Look]] = []
 
     def _look(self) -> Deferred[Look]:
@@ -183,6 +183,24 @@ class ViewTest(SynchronousTestCase):
             [("snapshot sent", "s0.1", "s0.0"), ("snapshot installed", "s0.1", None),
              ("snapshot begun", "s0.1", "s0.0")],
         )  # fmt: skip
+
+    def test_what_no_node_says_is_left_out(self) -> None:
+        """A node of another version, or none: the page of the others goes on."""
+        no_events: list[Any] = [
+            *(None, 5, [], {}, {"ago": "1", "what": "lost"}, {"ago": float("nan"), "what": "lost", "peer": 1}),
+            *({"ago": 1e300, "what": "lost"}, {"ago": 1, "what": "leader"}, {"ago": 1, "what": "lost", "peer": "1"}),
+            *({"ago": 1, "what": []}, {"ago": 1}, {"ago": True, "what": "lost"}, {"ago": 1, "what": "nonsense"}),
+        ]
+        for wrong in (
+            {"events": no_events},
+            {"events": 5, "calls": [], "voters": 7, "uptime": "long", "first": "x", "last": {}, "version": 5},
+            {"calls": {"get": 5, "put": ["x"] * 16, "swap": [1], "scan": None}, "log_bytes": None},
+        ):
+            for at in (0.0, 1.0):
+                told = self.view.told(look(at, status("leader", **wrong)))
+            self.assertEqual(told["events"], [])
+            self.assertEqual(told["groups"][0]["reads_per_second"], 0)
+            json.dumps(told, allow_nan=False)
 
     def test_the_same_again_later_is_another_event(self) -> None:
         events = [{"at": at * 1000, "group": "s0", "what": "lost", "node": "s0.1"} for at in (0, 2, 60)]
