@@ -1,12 +1,10 @@
 """HOST:PORT as users write it."""
 
 from madkv.errors import InvalidArgument
+from madkv.limits import HOST_CHARACTERS_MAX
 
 Address = tuple[str, int]
 """Host name or IP address, and TCP port."""
-
-HOST_CHARACTERS_MAX = 253
-"""As DNS has it. To encode an international name takes some microseconds for each, and names come from others, too."""
 
 
 def parse_address(text: str, *, port_min: int = 1) -> Address:
@@ -21,7 +19,8 @@ def parse_address(text: str, *, port_min: int = 1) -> Address:
         host = ""
     is_number = port.isascii() and port.isdigit() and len(port) <= 5
     if not (colon and _is_host(host) and is_number and port_min <= int(port) <= 65_535):
-        raise InvalidArgument(f"{text!r} is not an address; write HOST:PORT, such as 127.0.0.1:3777")
+        shown = text if len(text) <= HOST_CHARACTERS_MAX else f"{text[:40]}…"
+        raise InvalidArgument(f"{shown!r} is not an address; write HOST:PORT, such as 127.0.0.1:3777")
     return host, int(port)
 
 
@@ -42,7 +41,7 @@ def parse_addresses(text: str) -> list[Address]:
 def _is_host(text: str) -> bool:
     """Whether it can be looked up at all; what cannot be encoded would fail far from here, and not as a bad name."""
     if len(text) > HOST_CHARACTERS_MAX:
-        return False
+        return False  # Python's IDNA takes time by the square of a label's length: minutes for one that fits in a box.
     try:
         text.encode("ascii" if text.isascii() else "idna")
     except UnicodeError:

@@ -74,6 +74,8 @@ may stay unread. A request's line and headers have at most 16 KiB, as Twisted ha
 REPLICAS_MAX = 9
 """Replicas of one group, managers or servers."""
 PARTITIONS_MAX = 50
+HOST_CHARACTERS_MAX = 253
+"""A host in an address: what the DNS takes."""
 
 # --- The replica ------------------------------------------------------------------------------------------------------
 UNCOMMITTED_BYTES_MAX = 64 * MIB
