@@ -21,6 +21,31 @@ BOX_FIELDS_MAX = 128
 BOX_SECONDS_MAX = 30.0
 """How long a box may stay half received before its connection is closed."""
 
+# --- Connections -----------------------------------------------------------------------------------------------------
+CONNECTIONS_MAX = 12_000
+"""Connections to a node's port for clients; further ones are closed at once. Fewer where the system does not allow a
+process so many files."""
+FILES_KEPT = 256
+"""Of the files that a process may have, what is for everything but those connections: its store, log, libraries, ports
+and the connections between replicas."""
+CONNECTIONS_MIN = 64
+"""With files for fewer connections than this a node does not start."""
+HELD_BYTES_MAX = 128 * MIB
+"""What all connections to a port may have here that nobody has dealt with: half boxes, boxes that wait, answers that
+are not read. Beyond it connections are closed, those first that got on with nothing for longest."""
+UNSENT_BYTES_MAX = 16 * MIB
+"""Answers that wait for one client to read them; with more its connection is closed."""
+HANDSHAKE_SECONDS_MAX = 30.0
+"""How long a connection may stay without saying anything at first."""
+IDLE_SECONDS_MAX = 3600.0
+"""How long it may say nothing later."""
+UNREAD_SECONDS_MAX = 60.0
+"""How long a client may read nothing of what waits for it."""
+SWEEP_SECONDS = 10.0
+"""From one look at all connections to the next: the times above are kept to this."""
+SAME_LINE_SECONDS = 1.0
+"""A line about a connection that is refused, or closed for want of room, is logged at most so often."""
+
 # --- Peers -----------------------------------------------------------------------------------------------------------
 PEER_BOX_BYTES_MAX = 4 * MIB
 """One whole box between replicas: a mebibyte of entries or of a snapshot, and the one that reached it."""
@@ -35,6 +60,12 @@ PEER_REFUSALS_KEPT = 16
 """Lines about peers that were refused that are remembered, so that each is logged once."""
 STRANGER_SECONDS_MAX = 10.0
 """How long a connection to a replica may stay without saying who it is."""
+STRANGERS_MAX = 64
+"""Connections to a replica that have not said yet who they are; one more costs the oldest its place."""
+STRANGER_BOX_BYTES_MAX = 256 * KIB
+"""One whole box on such a connection: an Introduce with all servers and splits that there may be."""
+MEMBER_CONNECTIONS_MAX = 4
+"""Connections in the name of one replica, each on another disk; one more costs the oldest its place."""
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
 TLS_HANDSHAKE_SECONDS_MAX = 5.0
@@ -57,11 +88,16 @@ SCAN_UNDO_BYTES_MAX = 64 * MIB
 """Old values kept for all open cuts together; beyond it the oldest cut is given up and its scan starts again."""
 
 # --- Work in flight --------------------------------------------------------------------------------------------------
-CALLS_PER_CONNECTION_MAX = 1024
-"""Calls accepted and not yet answered on one connection; the connection is not read from while it is at the bound."""
 CALLS_MAX = 16_384
-CALL_BYTES_MAX = 256 * MIB
+CALL_BYTES_MAX = 48 * MIB
 """Calls accepted and not yet answered in all, in number and request bytes; beyond it a call is answered Busy."""
+CALLS_PER_CONNECTION_MAX = 1024
+CALL_BYTES_PER_CONNECTION_MAX = 8 * MIB
+"""The same on one connection, which is not read from while it is at the bound. Where there are many, it is less: each
+may have a share of what is left, so that there is always something left for one that has nothing."""
+CALLS_SHARE = CALLS_MAX // CALLS_PER_CONNECTION_MAX - 1
+CALL_BYTES_SHARE = CALL_BYTES_MAX // CALL_BYTES_PER_CONNECTION_MAX - 1
+"""A connection may have this part of what is left: alone, that is as much as its bound says."""
 
 # --- HTTP, where a daemon shows itself --------------------------------------------------------------------------------
 HTTP_CONNECTIONS_MAX = 64
@@ -140,10 +176,28 @@ PAIR_OVERHEAD_BYTES = 6
 PAGE_BYTES_MAX = SCAN_PAGE_BYTES + SCAN_PAGE_PAIRS * PAIR_OVERHEAD_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX
 """A page as it is encoded: bytes up to the bound, and the pair that reached it."""
 BOX_OVERHEAD_BYTES = 4 * KIB
+CALL_OVERHEAD_BYTES = KIB
+"""What a call takes of the log beside its key and value, generously."""
 assert PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= BOX_BYTES_MAX
 assert PAGE_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
 assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MAX
 assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
+assert CALLS_PER_CONNECTION_MAX * (CALLS_SHARE + 1) == CALLS_MAX
+assert CALL_BYTES_PER_CONNECTION_MAX * (CALL_BYTES_SHARE + 1) == CALL_BYTES_MAX
+assert CONNECTIONS_MIN < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
+assert STRANGERS_MAX + MEMBER_CONNECTIONS_MAX * (REPLICAS_MAX - 1) + REPLICAS_MAX < FILES_KEPT // 2
+assert VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= CALL_BYTES_PER_CONNECTION_MAX
+assert CALL_BYTES_MAX + CALLS_MAX * CALL_OVERHEAD_BYTES <= UNCOMMITTED_BYTES_MAX, "calls alone do not fill the log"
+assert SESSION_OWN_RECORD_BYTES_MAX + VALUE_BYTES_MAX + PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= UNSENT_BYTES_MAX, (
+    "one session's answers fit, and one read's"
+)
+assert UNSENT_BYTES_MAX + BOX_BYTES_MAX <= HELD_BYTES_MAX // 4
+assert VALUE_BYTES_MAX / SLOWEST_BYTES_PER_SECOND < BOX_SECONDS_MAX
+assert TRY_SECONDS_MAX < SWEEP_SECONDS < HANDSHAKE_SECONDS_MAX < UNREAD_SECONDS_MAX < IDLE_SECONDS_MAX
+assert SESSION_SECONDS <= IDLE_SECONDS_MAX, "whoever is so long silent has no session any more"
+assert 2 * PARTITIONS_MAX * KEY_BYTES_MAX + PARTITIONS_MAX * REPLICAS_MAX * (HOST_CHARACTERS_MAX + 16) <= (
+    STRANGER_BOX_BYTES_MAX - BOX_OVERHEAD_BYTES
+)
 assert LOG_BYTES_KEPT < LOG_BYTES_HELD_MAX
 assert PEER_BOX_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
 assert PEER_CONNECT_SECONDS_MAX <= RETRY_SECONDS_MAX, "a peer that can be reached again is found within about this"

@@ -133,10 +133,20 @@ class Process:
 
 
 class ServerProcess(Process):
-    """`twistd -n madkv-server`, listening by the time the constructor returns; `address` is where, as HOST:PORT."""
+    """`twistd -n madkv-server`, listening by the time the constructor returns; `address` is where, as HOST:PORT.
 
-    def __init__(self, *options: str, listen: str = "127.0.0.1:0", env: Mapping[str, str] | None = None) -> None:
-        super().__init__(server_command("--listen", listen, *options), env)
+    `files`: how many the system allows it.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        listen: str = "127.0.0.1:0",
+        env: Mapping[str, str] | None = None,
+        files: int | None = None,
+    ) -> None:
+        command = server_command("--listen", listen, *options)
+        super().__init__(command if files is None else with_files(files, command), env)
         try:
             self.address = self.wait_for(r"serving clients on (\S+:\d+)")[1]
         except BaseException:
@@ -149,6 +159,11 @@ class ServerProcess(Process):
 def server_command(*options: str) -> list[str]:
     """The command that runs a server in the foreground, with this interpreter."""
     return [sys.executable, str(TWISTD), "-n", "--pidfile=", "madkv-server", *options]
+
+
+def with_files(files: int, command: Sequence[str]) -> list[str]:
+    """The command, allowed so many open files."""
+    return ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
 
 
 def free_address() -> str:

@@ -8,7 +8,15 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 
 from madkv.addresses import Address
 from madkv.errors import Busy, Rejected
-from madkv.limits import BOX_BYTES_MAX, STRANGER_SECONDS_MAX
+from madkv.limits import (
+    BOX_BYTES_MAX,
+    BOX_SECONDS_MAX,
+    MEMBER_CONNECTIONS_MAX,
+    PEER_REFUSALS_KEPT,
+    STRANGER_BOX_BYTES_MAX,
+    STRANGER_SECONDS_MAX,
+    STRANGERS_MAX,
+)
 from madkv.raft.messages import Message
 from madkv.server.peers import PeerFactory, PeerLinks, PeerProtocol
 from madkv.wire import codec
@@ -203,6 +211,49 @@ class IncomingTest(LogCase):
         self.peer(2)
         self.assertFalse(second_transport.disconnecting)
 
+    def test_many_disks_of_one_replica(self) -> None:
+        """Each says it is another disk in the same place: what is kept for them has an end, and it is the oldest."""
+        transports = []
+        for number in range(MEMBER_CONNECTIONS_MAX + 2):
+            protocol, transport = self.connect()
+            hello = hello_fields(replica=1, disk=bytes([number]) * 16)
+            protocol.dataReceived(codec.request(1, codec.PEER_HELLO, hello))
+            transports.append(transport)
+        _, other = self.peer(2)
+        self.assertEqual(len(self.links.incoming), MEMBER_CONNECTIONS_MAX + 1)
+        self.assertEqual([each.disconnecting for each in transports], [True] * 2 + [False] * MEMBER_CONNECTIONS_MAX)
+        self.assertFalse(other.disconnecting)
+
+    def test_the_oldest_of_too_many_strangers_goes(self) -> None:
+        """Whoever says nothing keeps no replica out, however many of it there are."""
+        _, member_transport = self.peer(2)
+        strangers = [self.connect()[1] for _ in range(STRANGERS_MAX)]
+        self.assertFalse(any(each.disconnecting for each in strangers))
+        _, transport = self.peer(1)
+        self.assertEqual([each.disconnecting for each in strangers], [True] + [False] * (STRANGERS_MAX - 1))
+        more = [self.connect()[1] for _ in range(3 * STRANGERS_MAX)]
+        self.assertEqual(sum(not each.disconnecting for each in more), STRANGERS_MAX)
+        self.assertFalse(transport.disconnecting or member_transport.disconnecting)
+        self.assertEqual(self.logged("too many others say as little who they are"), 1)
+
+    def test_a_stranger_has_no_use_for_a_long_box(self) -> None:
+        protocol, transport = self.connect()
+        protocol.dataReceived(raft_box(snapshot_piece(1, 0, b"x" * STRANGER_BOX_BYTES_MAX))[:-9])
+        self.assertTrue(transport.disconnecting)
+
+    def test_half_a_box_of_a_member_is_not_waited_for(self) -> None:
+        protocol, transport = self.peer()
+        protocol.dataReceived(raft_box(snapshot_piece(1, 0, b"x" * BOX_BYTES_MAX))[:-1])
+        self.clock.pump([1.0] * int(BOX_SECONDS_MAX - 1))
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(1.1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_refusals_of_all_kinds_do_not_fill_the_log(self) -> None:
+        for number in range(1000):
+            self.ask(codec.PEER_HELLO, hello_fields(group=f"g{number}"))
+        self.assertEqual(self.logged("refused a connection"), PEER_REFUSALS_KEPT + 1)
+
     def test_boxes_longer_than_those_of_clients(self) -> None:
         piece = snapshot_piece(1, 0, b"x" * BOX_BYTES_MAX)
         protocol, transport = self.peer()
@@ -226,6 +277,16 @@ class IncomingTest(LogCase):
         self.assertFalse(transport.disconnecting)
         later.callback(field(b"replica", b"0"))
         self.assertEqual(self.answer_on(transport)[b"replica"], b"0")
+
+    def test_introductions_on_one_connection_take_turns(self) -> None:
+        self.introduction = first = Deferred()
+        protocol, transport = self.connect()
+        protocol.dataReceived(codec.request(1, codec.INTRODUCE, b"") * 1000)
+        self.assertEqual((len(self.introduced), transport.producerState), (1, "paused"))
+        self.introduction = Deferred()
+        first.callback(b"")
+        self.assertEqual(len(self.introduced), 2)
+        self.assertEqual(self.answer_on(transport), {b"_answer": b"1"})
 
     def test_introductions_that_fail(self) -> None:
         for error in (Rejected("other settings"), Busy("later")):

@@ -205,6 +205,15 @@ async def test_a_peer_that_does_not_read_costs_a_bounded_number_of_bytes() -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_bound_holds_within_one_ready_too() -> None:
+    async with Replicas(0, 1) as replicas:
+        replicas.hold(1)
+        links, outgoing = replicas.links[0], replicas.outgoing(0, 1)
+        links.send([append(0, 1, [b"x" * MIB])] * (3 * PEER_BUFFER_BYTES_MAX // MIB))
+        assert outgoing.unsent_bytes < PEER_BUFFER_BYTES_MAX + 2 * MIB
+
+
+@pytest_twisted.ensureDeferred
 async def test_copies_of_a_piece_of_a_snapshot_do_not_pile_up() -> None:
     async with Replicas(0, 1) as replicas:
         incoming, links, outgoing = replicas.hold(1), replicas.links[0], replicas.outgoing(0, 1)

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from madkv.errors import Busy
 from madkv.limits import (
     CALL_BYTES_MAX,
+    CALL_BYTES_PER_CONNECTION_MAX,
     CALLS_MAX,
     CALLS_PER_CONNECTION_MAX,
     MIB,
@@ -103,6 +104,7 @@ class Client:
 
 KEY = field(b"key", b"k")
 VALUE = blob(b"value", b"v")
+LARGE_PUT = KEY + blob(b"value", b"v" * MIB)
 
 
 class ServerProtocolTest(SynchronousTestCase):
@@ -395,14 +397,27 @@ class InFlightTest(SynchronousTestCase):
         self.client.protocol.connectionLost()
         self.assertEqual((self.factory.calls, self.factory.call_bytes), (0, 0))
 
+    def flood(self, command: bytes, fields: bytes, count: int = 1000) -> Client:
+        """A new client that sends so many calls at once."""
+        client = Client(self.factory)
+        client.protocol.dataReceived(b"".join(codec.request(n, command, fields) for n in range(1, count + 1)))
+        return client
+
+    def test_many_that_flood_leave_room_for_others(self) -> None:
+        """Each may have a share of what is left, so the last one finds something, too."""
+        count = CALLS_PER_CONNECTION_MAX + 1
+        flooding = [self.flood(codec.GET, KEY, count) for _ in range(50)]
+        self.assertLess(self.factory.calls, CALLS_MAX)
+        self.assertEqual({client.transport.producerState for client in flooding}, {"paused"})
+        self.client.send(codec.GET, KEY)
+        self.assertEqual(self.client.transport.producerState, "producing")
+        self.finish()
+        self.assertEqual([len(client.answers()) for client in flooding], [count] * 50)
+        self.assertEqual({client.transport.producerState for client in flooding}, {"producing"})
+
     def test_the_server_at_its_bound_is_busy(self) -> None:
-        clients = [Client(self.factory) for _ in range(CALLS_MAX // 1000 + 1)]
-        for client in clients:
-            client.protocol.dataReceived(b"".join(codec.request(n, codec.GET, KEY) for n in range(1000)))
-        self.assertEqual(self.factory.calls, CALLS_MAX)
-        busy = clients[-1].answers()
-        self.assertEqual(len(busy), 1000 * len(clients) - CALLS_MAX)
-        self.assertEqual({answer[b"_error_code"] for answer in busy}, {b"BUSY"})
+        while self.factory.calls < CALLS_MAX:
+            self.flood(codec.GET, KEY)
         self.assertEqual(self.client.call(codec.GET, KEY)[b"_error_code"], b"BUSY")
         self.replica.go_on()
         self.client.send(codec.GET, KEY)
@@ -410,12 +425,22 @@ class InFlightTest(SynchronousTestCase):
         (answer,) = self.client.answers()
         self.assertIn(b"_answer", answer)
 
-    def test_the_server_at_its_bound_of_bytes_is_busy(self) -> None:
-        put = KEY + blob(b"value", b"v" * MIB)
-        for _ in range(CALL_BYTES_MAX // MIB):
-            self.client.send(codec.PUT, put)
-        self.assertEqual(self.client.call(codec.GET, KEY)[b"_error_code"], b"BUSY")
+    def test_a_connection_at_its_bound_of_bytes_waits(self) -> None:
+        client = self.flood(codec.PUT, LARGE_PUT, 20)
+        self.assertEqual(len(self.replica.waiting), CALL_BYTES_PER_CONNECTION_MAX // MIB)
+        self.assertEqual(client.transport.producerState, "paused")
         self.finish()
+        self.assertEqual(len(client.answers()), 20)
+        self.assertEqual(client.transport.producerState, "producing")
+
+    def test_the_server_at_its_bound_of_bytes_is_busy_for_what_does_not_fit(self) -> None:
+        while CALL_BYTES_MAX - self.factory.call_bytes > MIB:
+            self.flood(codec.PUT, LARGE_PUT, 2)
+        self.assertEqual(self.client.call(codec.PUT, LARGE_PUT)[b"_error_code"], b"BUSY")
+        self.client.send(codec.PUT, KEY + VALUE)
+        self.finish()
+        (answer,) = self.client.answers()
+        self.assertIn(b"_answer", answer)
 
     def test_answers_for_a_connection_that_is_gone(self) -> None:
         for number in range(1000):

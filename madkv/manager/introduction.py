@@ -189,7 +189,8 @@ class Introduction:
             if claim.age_ms > self._age_ms:
                 self._fail(f"this is not how m.{claim.member.replica} was started before: {refusal}")
                 raise Busy(f"{here} was started with other settings, and ends") from None
-            self._say(claim.member.replica, f"refused another manager: {refusal}")
+            if claim.member.replica in self._peers:  # Of the others there is no end.
+                self._say(claim.member.replica, f"refused another manager: {refusal}")
             raise
         return Introduced(self._me, self._seen())
 

@@ -93,6 +93,6 @@ class ManagerFactory(AnsweringFactory):
         self.registrar: Registrar | None = None
         """None until the managers have found each other."""
 
-    def buildProtocol(self, addr: IAddress | None) -> ManagerProtocol:
-        """A protocol for one connection."""
-        return ManagerProtocol(self, self._clock)
+    def buildProtocol(self, addr: IAddress | None) -> ManagerProtocol | None:
+        """A protocol for one connection; None when there is no room for it."""
+        return ManagerProtocol(self, self._clock) if self.admission.admits() else None

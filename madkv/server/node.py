@@ -103,6 +103,7 @@ class Node(Process):
             directory = self._directory = self.open_directory(seat.backer, None, seat.node, os.urandom(DISK_ID_BYTES))
         except MadKVError as error:
             self.refuse(str(error))
+        self._service.admission.connections_max = self.connections_max
         self._ports.append(self.listen((EVERYWHERE, seat.port), self._service))
         if seat.p2p_port is not None:
             self._ports.append(

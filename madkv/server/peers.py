@@ -43,6 +43,7 @@ from madkv.errors import (
 from madkv.limits import (
     CLOSE_SECONDS_MAX,
     KEY_BYTES_MAX,
+    MEMBER_CONNECTIONS_MAX,
     PEER_BOX_BYTES_MAX,
     PEER_BUFFER_BYTES_MAX,
     PEER_CONNECT_SECONDS_MAX,
@@ -51,7 +52,9 @@ from madkv.limits import (
     PEER_UNACKNOWLEDGED_SECONDS_MAX,
     RETRY_SECONDS_MAX,
     RETRY_SECONDS_MIN,
+    STRANGER_BOX_BYTES_MAX,
     STRANGER_SECONDS_MAX,
+    STRANGERS_MAX,
     VALUE_BYTES_MAX,
 )
 from madkv.raft.bounds import USUAL
@@ -61,6 +64,7 @@ from madkv.settings import port_difference
 from madkv.storage.snapshot import PIECE_BYTES
 from madkv.tls import check_claim
 from madkv.wire import codec
+from madkv.wire.admission import SeldomLine
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
@@ -134,24 +138,26 @@ class PeerLinks:
     def send(self, messages: Sequence[Message]) -> None:
         """Post messages, at once; those to one peer leave together. They may never arrive."""
         boxes: dict[_OutgoingProtocol, list[bytes]] = {}
+        waiting: dict[_OutgoingProtocol, int] = {}  # bytes, these boxes among them
         for message in messages:
             to = message.to
             link = self._links.get(to.replica)
             protocol = None if link is None else link.protocol
             if protocol is None or protocol.disk != to.disk:
                 continue
+            if protocol not in boxes:
+                boxes[protocol], waiting[protocol] = [], protocol.unsent_bytes
             # A piece of a snapshot is repeated until it is answered: over a slow link, copies of it would only pile up.
-            bytes_max = 0 if isinstance(message, SnapshotPiece) else PEER_BUFFER_BYTES_MAX
-            if protocol.unsent_bytes <= bytes_max:
+            is_piece = isinstance(message, SnapshotPiece)
+            if not protocol.unsent_bytes if is_piece else waiting[protocol] <= PEER_BUFFER_BYTES_MAX:
                 box = _raft_box(self._encoder.encode(message))
-                if protocol in boxes:
-                    boxes[protocol].append(box)
-                else:
-                    boxes[protocol] = [box]
+                boxes[protocol].append(box)
+                waiting[protocol] += len(box)
             else:
                 self.dropped += 1
         for protocol, theirs in boxes.items():
-            protocol.send(theirs[0] if len(theirs) == 1 else b"".join(theirs))
+            if theirs:
+                protocol.send(theirs[0] if len(theirs) == 1 else b"".join(theirs))
 
     def stop(self) -> Deferred[None]:
         """Close every connection. Fires when those that it opened are closed, after what was sent has left."""
@@ -376,7 +382,7 @@ class _Link:
 class PeerProtocol(BoxProtocol):
     """A connection on which a peer sends its messages, or a manager introduces itself."""
 
-    box_bytes_max = PEER_BOX_BYTES_MAX
+    box_bytes_max = STRANGER_BOX_BYTES_MAX
 
     def __init__(self, factory: "PeerFactory", reactor: Any) -> None:
         super().__init__(reactor)
@@ -388,13 +394,13 @@ class PeerProtocol(BoxProtocol):
     def connectionMade(self) -> None:
         """Give whoever it is some time to say so."""
         super().connectionMade()
-        self._factory.connections.add(self)
+        self._factory.joined(self)
         self._stranger = self._clock.callLater(STRANGER_SECONDS_MAX, self._still_a_stranger)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it."""
         super().connectionLost(reason)
-        self._factory.connections.discard(self)
+        self._factory.left(self)
         self._no_stranger()
         if self._links is not None and self._sender is not None and self._links.incoming.get(self._sender) is self:
             del self._links.incoming[self._sender]
@@ -457,12 +463,17 @@ class PeerProtocol(BoxProtocol):
             self.finish()
             return
         self._no_stranger()
+        factory.met(self)
+        self.box_bytes_max = PEER_BOX_BYTES_MAX
         self._links = links
         self._sender = Member(replica, disk)
-        former = links.incoming.get(self._sender)
+        former = links.incoming.pop(self._sender, None)
         links.incoming[self._sender] = self
         if former is not None:
             former.drop("its replica has opened another one")
+        theirs = [member for member in links.incoming if member.replica == replica]
+        if len(theirs) > MEMBER_CONNECTIONS_MAX:
+            links.incoming.pop(theirs[0]).drop("its replica has opened others, on other disks")
         self.send(codec.answer(tag, field(b"disk", links.member.disk)))
         links.met(replica)
 
@@ -480,9 +491,10 @@ class PeerProtocol(BoxProtocol):
     def _introduce(self, tag: bytes, box: Box) -> None:
         if self._stranger is not None:
             self._stranger.reset(STRANGER_SECONDS_MAX)
+        self.hold()  # One at a time: its answer may wait for the group.
         maybeDeferred(self._introduction, box).addCallbacks(
             lambda fields: self.send(codec.answer(tag, fields)), lambda failure: self._introduce_failed(tag, failure)
-        )
+        ).addBoth(lambda _: self.release())
 
     def _introduction(self, box: Box) -> Any:
         assert self._factory.introduce is not None
@@ -541,7 +553,9 @@ class PeerFactory(Factory):
         self.introduce = introduce
         self.links: PeerLinks | None = None
         self.connections: set[PeerProtocol] = set()
+        self._strangers: dict[PeerProtocol, None] = {}  # in the order in which they came
         self._refusals: deque[str] = deque(maxlen=PEER_REFUSALS_KEPT)
+        self._refused = SeldomLine(reactor, self.log)
 
     def attach(self, links: PeerLinks) -> None:
         """From now on PeerHello is answered in this replica's name; before, it is answered Busy."""
@@ -552,6 +566,29 @@ class PeerFactory(Factory):
         """A protocol for one connection."""
         return PeerProtocol(self, self._reactor)
 
+    def joined(self, protocol: PeerProtocol) -> None:
+        """Take a connection of somebody who has not said yet who it is.
+
+        A replica says it at once. So when there are many of them, it is the oldest that has to go: nobody who connects
+        and says nothing keeps a replica out.
+        """
+        self.connections.add(protocol)
+        if len(self._strangers) >= STRANGERS_MAX:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            self._refused.say(f"closed the connection of {oldest.peer}: too many others say as little who they are")
+            oldest.abandon()
+        self._strangers[protocol] = None
+
+    def met(self, protocol: PeerProtocol) -> None:
+        """It has said who it is."""
+        self._strangers.pop(protocol, None)
+
+    def left(self, protocol: PeerProtocol) -> None:
+        """It is closed."""
+        self.connections.discard(protocol)
+        self._strangers.pop(protocol, None)
+
     def stopFactory(self) -> None:
         """The port is closed."""
         for protocol in list(self.connections):
@@ -560,5 +597,9 @@ class PeerFactory(Factory):
     def tell_refused(self, peer: str, why: str) -> None:
         """Log a refusal, but not again what is refused again and again."""
         if why not in self._refusals:
+            line = f"refused a connection of {peer}: {why}"
+            if len(self._refusals) < PEER_REFUSALS_KEPT:
+                self.log.info("{line}", line=line)
+            else:
+                self._refused.say(line)
             self._refusals.append(why)
-            self.log.info("refused a connection of {peer}: {why}", peer=peer, why=why)

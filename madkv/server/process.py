@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from madkv.addresses import Address, show_address
 from madkv.errors import InvalidArgument, MadKVError
+from madkv.limits import CONNECTIONS_MAX, CONNECTIONS_MIN, FILES_KEPT
 from madkv.server.replica import Replica
 from madkv.tls import CLIENT, NODES, OPTIONS, TLSFiles, tls_files
 from madkv.wire.answering import AnsweringFactory
@@ -79,6 +80,8 @@ class Process(Service):
         """Where TLS's files are; None without TLS."""
         self.tls: Credentials | None = None
         """What all its connections are made with, from `open` on; None without TLS."""
+        self.connections_max = CONNECTIONS_MAX
+        """Connections of clients; fewer once it is known that the system allows no more."""
         self._is_ending = False
         self._is_warned = False
 
@@ -169,7 +172,7 @@ class Process(Service):
         # As DaemonReactor does by itself.
         assert not self.reactor.getDelayedCalls()
         self.reactor.seconds = time.monotonic
-        _raise_file_limit()
+        self._fit_into_file_limit()
         self._take_signals()
         self._read_certificates()
         self.open()
@@ -200,6 +203,25 @@ class Process(Service):
         closing.addTimeout(STOP_SECONDS_MAX, self.reactor)
         closing.addErrback(lambda failure: self.log.failure("not ended in good order", failure))
         return closing
+
+    def _fit_into_file_limit(self) -> None:
+        """A connection is a file: allow as many as this process may have, and take no more than go into that."""
+        soft, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        if files == resource.RLIM_INFINITY or files >= CONNECTIONS_MAX + FILES_KEPT:
+            return
+        self.connections_max = files - FILES_KEPT
+        if self.connections_max < CONNECTIONS_MIN:
+            self.refuse(
+                f"{files:,} open files are too few, {CONNECTIONS_MIN + FILES_KEPT:,} are needed: see ulimit -Hn"
+            )
+        self.log.warn(
+            "{files:,} open files allow {these:,} connections of clients, not {usual:,}: see ulimit -Hn",
+            files=files,
+            these=self.connections_max,
+            usual=CONNECTIONS_MAX,
+        )
 
     def _take_signals(self) -> None:
         """Exit with status 0 when asked to end, and in good order; twistd by itself would end by the signal.
@@ -236,13 +258,6 @@ class Process(Service):
 
 def _is_in_background() -> bool:
     return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
-
-
-def _raise_file_limit() -> None:
-    """A connection is a file descriptor: allow as many as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _is_loopback(host: str) -> bool:

@@ -260,6 +260,6 @@ class ServerFactory(AnsweringFactory):
         self.cuts = Cuts(clock)
         self.scan_page_pairs = SCAN_PAGE_PAIRS
 
-    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
-        """A protocol for one connection."""
-        return ServerProtocol(self, self._clock)
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol | None:
+        """A protocol for one connection; None when there is no room for it."""
+        return ServerProtocol(self, self._clock) if self.admission.admits() else None

@@ -146,6 +146,7 @@ class ServerService(Process):
         member = Member(0, boot)
         replica = self._replica = replica_in_memory(MemoryStore(), member, self.reactor, self.fail)
         self._factory = ServerFactory(self.reactor, replica, SOLO.encode(), boot.hex().encode(), self._status)
+        self._factory.admission.connections_max = self.connections_max
         port = self._port = self.listen(self._listen, self._factory)
         replica.start()  # It leads before the reactor looks at the port for the first time.
         where: Any = port.getHost()

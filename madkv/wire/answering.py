@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from madkv import __version__
 from madkv.counts import Histogram
 from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import CALL_BYTES_MAX, CALLS_MAX, CALLS_PER_CONNECTION_MAX
+from madkv.limits import CALL_BYTES_MAX, CALL_BYTES_SHARE, CALLS_MAX, CALLS_SHARE, CONNECTIONS_MAX
 from madkv.wire import codec
+from madkv.wire.admission import Admission
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.codec import take_integer
 from madkv.wire.protocol import BoxProtocol
@@ -32,9 +33,10 @@ class AnsweringProtocol(BoxProtocol):
     log = Logger()
 
     def __init__(self, service: "AnsweringFactory", clock: IReactorTime) -> None:
-        super().__init__(clock)
+        super().__init__(clock, service.admission)
         self._service = service
         self._in_flight = 0
+        self._in_flight_bytes = 0
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.HELLO: self._hello,
             codec.STATUS: self._status,
@@ -97,14 +99,17 @@ class AnsweringProtocol(BoxProtocol):
     # --- Bounds on work in flight -----------------------------------------------------------------------------------
 
     def _begin(self, size_bytes: int) -> None:
-        """Count a call in; Busy when too much is in flight in all. At its own bound a connection waits."""
+        """Count a call in; Busy when too much is in flight in all. With its share in flight a connection waits."""
         service = self._service
-        if service.calls >= CALLS_MAX or service.call_bytes >= CALL_BYTES_MAX:
+        calls_left = CALLS_MAX - service.calls - 1
+        bytes_left = CALL_BYTES_MAX - service.call_bytes - size_bytes
+        if calls_left < 0 or bytes_left < 0:
             raise Busy(f"the {service.kind} has as many calls in flight as it takes")
         service.calls += 1
         service.call_bytes += size_bytes
         self._in_flight += 1
-        if self._in_flight >= CALLS_PER_CONNECTION_MAX:
+        self._in_flight_bytes += size_bytes
+        if self._in_flight * CALLS_SHARE >= calls_left or self._in_flight_bytes * CALL_BYTES_SHARE >= bytes_left:
             self.hold()
 
     def _end(self, size_bytes: int) -> None:
@@ -112,7 +117,12 @@ class AnsweringProtocol(BoxProtocol):
         service.calls -= 1
         service.call_bytes -= size_bytes
         self._in_flight -= 1
-        if self._in_flight == CALLS_PER_CONNECTION_MAX - 1:
+        self._in_flight_bytes -= size_bytes
+        if (
+            self._held
+            and self._in_flight * CALLS_SHARE < CALLS_MAX - service.calls
+            and self._in_flight_bytes * CALL_BYTES_SHARE <= CALL_BYTES_MAX - service.call_bytes
+        ):
             self.release()
 
 
@@ -133,6 +143,7 @@ class AnsweringFactory(Factory):
         self.status = status
         self.cluster = b""
         """The cluster's id, empty until it is known."""
+        self.admission = Admission(clock, CONNECTIONS_MAX)
         self.connections: set[AnsweringProtocol] = set()
         self.calls = 0
         self.call_bytes = 0

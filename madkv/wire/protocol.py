@@ -3,7 +3,8 @@
 What it promises: garbage costs its sender the connection and nobody else anything; memory per connection is bounded
 by one box, the boxes of one read, and the transport's write buffer; a peer that does not read is not read from; one
 that sends much at once takes turns with the others; half a box does not wait for ever, nor is it looked at for every
-byte. Whoever subclasses it handles whole boxes and nothing else.
+byte. What connections hold together is bounded by their port's `Admission`, where they have one. Whoever subclasses it
+handles whole boxes and nothing else.
 """
 
 from collections import deque
@@ -17,7 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from madkv.errors import ProtocolError
-from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX
+from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX, UNSENT_BYTES_MAX
+from madkv.wire.admission import Admission
 from madkv.wire.boxes import Box, next_field_end, parse_boxes
 
 FLUSH_BYTES = 64 * 1024
@@ -25,6 +27,9 @@ FLUSH_BYTES = 64 * 1024
 
 SLICE_SECONDS = 0.005
 """Boxes of one read are handled for about this long before the reactor sees to other connections."""
+
+BOX_OVERHEAD = 400
+"""Bytes of memory that a parsed box takes beside what arrived, at least: boxes may be tiny."""
 
 
 def why_lost(reason: Failure) -> str:
@@ -43,8 +48,16 @@ class BoxProtocol(Protocol):
     box_bytes_max = BOX_BYTES_MAX
     """The longest box that is taken."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, admission: Admission | None = None) -> None:
+        """`admission`: that of the port that the connection came in at."""
         self._clock = clock
+        self._admission = admission
+        self.was_heard = False
+        """Whether anything has come since this was taken back."""
+        self._waiting_bytes = 0  # what is kept in boxes that wait
+        self._holds = False  # whether the admission knows of anything
+        self._queued_bytes = 0  # what the transport was left with, ever
+        self._is_abandoned = False
         self._rest = bytearray()  # the beginning of a box
         self._rest_needed = 0  # how long that must be before it is looked at again
         self._boxes: deque[Box] = deque()
@@ -89,8 +102,13 @@ class BoxProtocol(Protocol):
         """Close the connection now, with one line in the log."""
         if self.open:
             self.log.info("closed the connection of {peer}: {why}", peer=self.peer, why=why)
-            self._boxes.clear()
-            self.transport.abortConnection()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the connection now."""
+        self._is_abandoned = True
+        self._boxes.clear()
+        self.transport.abortConnection()
 
     def finish(self) -> None:
         """Handle nothing more, and close the connection once everything sent has left."""
@@ -113,6 +131,17 @@ class BoxProtocol(Protocol):
         return getattr(self.transport, "certified_names", None)
 
     @property
+    def held_bytes(self) -> int:
+        """What is kept here because of the other side, and waits."""
+        return len(self._rest) + (self._waiting_bytes if self._boxes else 0) + self.unsent_bytes
+
+    @property
+    def read_bytes(self) -> int | None:
+        """How much of what had to wait for it the other side has read so far; None when nothing waits."""
+        unsent = self.unsent_bytes
+        return self._queued_bytes - unsent if unsent else None
+
+    @property
     def peer(self) -> str:
         """The other side's address for the log."""
         address = self.transport.getPeer()
@@ -127,10 +156,14 @@ class BoxProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
+        if self._admission is not None:
+            self._admission.joined(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget what was half received and not yet handled."""
         self.open = False
+        if self._admission is not None:
+            self._admission.left(self)
         self._boxes.clear()
         self._rest.clear()
         self._watch_half_box()
@@ -146,14 +179,17 @@ class BoxProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Cut what arrived into boxes and handle them, in order."""
+        self.was_heard = True
         if self._rest:
             self._rest += data
             if len(self._rest) < self._rest_needed:
+                self._report(got_on=False)
                 return
             if len(self._rest) <= self.box_bytes_max:
                 # A long box has many fields: to parse the first ones again with each that comes would copy them all.
                 self._rest_needed = next_field_end(self._rest)
                 if len(self._rest) < self._rest_needed:
+                    self._report(got_on=False)
                     return
             data = bytes(self._rest)
             self._rest.clear()
@@ -172,6 +208,9 @@ class BoxProtocol(Protocol):
         self._handle()
         if self._rest or self._half_box is not None:
             self._watch_half_box()
+        if self._rest or self._boxes or self._holds:
+            self._waiting_bytes = len(data) + BOX_OVERHEAD * len(self._boxes)
+            self._report(got_on=consumed > 0)
 
     @property
     def _is_paused(self) -> bool:
@@ -217,6 +256,17 @@ class BoxProtocol(Protocol):
 
     # --- Bounds on memory: whoever does not read is not read from ---------------------------------------------------
 
+    def _report(self, *, got_on: bool) -> None:
+        """Tell the admission what this connection holds."""
+        if self._admission is None or not self.open or self._is_abandoned:
+            return
+        held_bytes = self.held_bytes
+        self._holds = held_bytes > 0
+        if self._holds:
+            self._admission.holds(self, held_bytes, got_on=got_on)
+        else:
+            self._admission.holds_nothing(self)
+
     def pauseProducing(self) -> None:
         """The transport holds more than its peer reads: handle no more of what would be answered."""
         self._unread_by_peer = True
@@ -236,12 +286,14 @@ class BoxProtocol(Protocol):
             self._watch_half_box()
 
     def _go_on(self) -> None:
-        if not self.open or self._is_paused:
+        if not self.open or self._is_abandoned or self._is_paused:
             return
         self._handle()
-        if self.open and not self._is_paused:
+        if self.open and not self._is_abandoned and not self._is_paused:
             self.transport.resumeProducing()
             self._watch_half_box()
+            if self._holds:
+                self._report(got_on=True)
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
@@ -267,4 +319,12 @@ class BoxProtocol(Protocol):
             if sent == len(data):
                 return
             data = data[sent:]
+        if self._is_abandoned:
+            return
         transport.write(data)
+        self._queued_bytes += len(data)
+        if self._admission is not None:
+            if self.unsent_bytes > UNSENT_BYTES_MAX:
+                self.drop(f"more than {UNSENT_BYTES_MAX:,} bytes wait for it to read them")
+            else:
+                self._report(got_on=False)

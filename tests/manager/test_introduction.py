@@ -342,6 +342,18 @@ class SettingsTest(SynchronousTestCase):
         error = self.assertRaises(Rejected, world.managers[0].answer, claim)
         self.assertEqual(str(error), "m.3 is none of 3 managers: they count from 0")
 
+    def test_numbers_that_no_manager_has_leave_nothing_behind(self) -> None:
+        world = World(3)
+        self.addCleanup(world.stop)
+        world.start(0)
+        for number in range(3, 1000):
+            self.assertRaises(
+                Rejected, world.managers[0].answer, Introducing(Member(number, disk(1)), (1, 2, 3), 0, SETTINGS)
+            )
+        introduction = world.managers[0].introduction
+        assert introduction is not None
+        self.assertLessEqual(introduction._said.keys(), {1, 2})
+
     def test_another_port(self) -> None:
         world = World(3)
         self.addCleanup(world.stop)

@@ -1,0 +1,87 @@
+"""A server as a real process that is asked too much of: connections, half boxes, answers that nobody reads."""
+
+from contextlib import ExitStack
+
+from madkv.client.blocking import BlockingClient
+from madkv.limits import BOX_BYTES_MAX, CALL_BYTES_MAX, CONNECTIONS_MIN, FILES_KEPT, HELD_BYTES_MAX, KIB, MIB
+from madkv.wire import codec
+from madkv.wire.boxes import blob, field, join_blob
+from tests.processes import Process, ServerProcess, server_command, with_files
+from tests.test_server_process import load, raw, witness
+
+CONNECTIONS = 100
+KEYS = [b"large-%d" % number for number in range(100)]
+LARGE = b"v" * MIB
+
+
+def test_connections_beyond_the_bound_are_closed_and_those_within_stay() -> None:
+    with ServerProcess(files=FILES_KEPT + CONNECTIONS) as server, ExitStack() as stack, witness(server):
+        assert server.wait_for(r"356 open files allow 100 connections of clients, not 12,000: see ulimit -Hn")
+        connections = [stack.enter_context(raw(server)) for _ in range(CONNECTIONS - 1)]
+        for connection in connections:
+            connection.send(codec.request(1, codec.GET, field(b"key", b"k")))
+            assert connection.box() == {b"_answer": b"1"}
+        for _ in range(300):
+            with raw(server) as refused:
+                assert refused.closed_by_server()
+        for connection in connections:
+            connection.send(codec.request(2, codec.GET, field(b"key", b"k")))
+            assert connection.box() == {b"_answer": b"2"}
+        lines = [line for line in server.output.splitlines() if "refused a connection" in line]
+        seconds = {line[: len("2000-01-01T00:00:00")] for line in lines}
+        assert 0 < len(lines) <= len(seconds) + 1, lines
+        connections[0].close()
+        with BlockingClient(server.address) as client:  # Refused at first, maybe, it tries again.
+            assert client.get(b"k") is None
+    assert "Traceback" not in server.output
+
+
+def test_a_server_with_too_few_files_does_not_start() -> None:
+    files = FILES_KEPT + CONNECTIONS_MIN - 1
+    with Process(with_files(files, server_command("--listen", "127.0.0.1:0"))) as server:
+        assert server.wait() == 1
+    assert server.lines["stderr"][-1] == "madkv-server: 319 open files are too few, 320 are needed: see ulimit -Hn"
+
+
+def test_half_boxes_of_many_connections_leave_memory_bounded() -> None:
+    half = codec.request(1, codec.PUT, field(b"key", b"half") + blob(b"value", b"v" * (BOX_BYTES_MAX - 8 * KIB)))[:-9]
+    count = 2 * HELD_BYTES_MAX // len(half)
+    with ServerProcess() as server, ExitStack() as stack, witness(server):
+        before = server.memory_bytes()
+        connections = [stack.enter_context(raw(server)) for _ in range(count)]
+        for connection in connections:
+            connection.send(half)
+        server.wait_for("closed the connection of .*: all together had too much here")
+        with BlockingClient(server.address) as client:
+            client.put(b"k", LARGE)
+            assert client.get(b"k") == LARGE
+        assert server.memory_bytes() - before < HELD_BYTES_MAX + 48 * MIB
+        assert connections[0].closed_by_server()
+
+
+def test_swaps_whose_answers_nobody_reads_leave_memory_bounded() -> None:
+    """Small calls whose answers are large."""
+    with ServerProcess() as server, witness(server), raw(server) as connection:
+        load(server, [(key, LARGE) for key in KEYS])
+        before = server.memory_bytes()
+        swaps = [field(b"key", key) + blob(b"value", b"small") for key in KEYS]
+        connection.send(b"".join(codec.request(tag, codec.SWAP, swap) for tag, swap in enumerate(swaps, 1)))
+        with BlockingClient(server.address) as client:
+            assert client.get(KEYS[0]) == b"small"
+        assert server.memory_bytes() - before < 64 * MIB
+        for tag in range(1, len(KEYS) + 1):
+            answer = connection.box()
+            assert (answer[b"_answer"], join_blob(answer, b"value")) == (b"%d" % tag, LARGE)
+
+
+def test_one_that_floods_with_large_values_leaves_room_for_others() -> None:
+    """It sends as fast as it can, and reads nothing."""
+    with ServerProcess() as server, ExitStack() as stack, witness(server):
+        put = field(b"key", b"large") + blob(b"value", LARGE)
+        connections = [stack.enter_context(raw(server)) for _ in range(10)]
+        for number in range(20):
+            for connection in connections:
+                connection.send(codec.request(number + 1, codec.PUT, put))
+        for connection in connections:
+            assert [connection.box()[b"_answer"] for _ in range(20)] == [b"%d" % (n + 1) for n in range(20)]
+        assert server.memory_bytes() < HELD_BYTES_MAX + CALL_BYTES_MAX + 200 * MIB
