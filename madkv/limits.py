@@ -25,6 +25,9 @@ BOX_SECONDS_MAX = 30.0
 CONNECTIONS_MAX = 12_000
 """Connections to a node's port for clients; further ones are closed at once. Fewer where the system does not allow a
 process so many files."""
+NODE_MEMORY_BYTES = 512 * MIB
+"""What a node takes at most of memory of its own, whatever its connections do: beside the pages of its files, and what
+sessions and scans keep by their own bounds."""
 FILES_KEPT = 256
 """Of the files that a process may have, what is for everything but those connections: its store, log, libraries, ports
 and the connections between replicas."""
@@ -35,6 +38,13 @@ HELD_BYTES_MAX = 128 * MIB
 are not read. Beyond it connections are closed, those first that got on with nothing for longest."""
 UNSENT_BYTES_MAX = 16 * MIB
 """Answers that wait for one client to read them; with more its connection is closed."""
+HOLDERS_AT_ANY_PACE = 8
+LONG_BOX_BYTES_PER_SECOND = 32 * MIB
+LONG_BOX_SECONDS_AHEAD = 0.01
+"""While more connections than these hold something, what a port reads of boxes that take more than one read, of all of
+them together, and how far ahead of that pace. So they take turns, and those whose boxes are short do not wait long."""
+LONG_BOX_BYTES = 32 * KIB
+"""A box of which so much is there, and not all, is a long one."""
 HANDSHAKE_SECONDS_MAX = 30.0
 """How long a connection may stay without saying anything at first."""
 IDLE_SECONDS_MAX = 3600.0
@@ -98,6 +108,12 @@ may have a share of what is left, so that there is always something left for one
 CALLS_SHARE = CALLS_MAX // CALLS_PER_CONNECTION_MAX - 1
 CALL_BYTES_SHARE = CALL_BYTES_MAX // CALL_BYTES_PER_CONNECTION_MAX - 1
 """A connection may have this part of what is left: alone, that is as much as its bound says."""
+
+LARGE_CALL_BYTES = 64 * KIB
+LARGE_RESTS_MAX = 4
+LARGE_REST_SECONDS_MAX = 0.5
+"""A call with so many bytes is large. While others have calls in flight, large ones go one by one, and after each there
+is a rest: for each of those others as long as it took, but no more than so many times, and so many seconds."""
 
 # --- HTTP, where a daemon shows itself --------------------------------------------------------------------------------
 HTTP_CONNECTIONS_MAX = 64
@@ -187,6 +203,8 @@ assert CALL_BYTES_PER_CONNECTION_MAX * (CALL_BYTES_SHARE + 1) == CALL_BYTES_MAX
 assert CONNECTIONS_MIN < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
 assert STRANGERS_MAX + MEMBER_CONNECTIONS_MAX * (REPLICAS_MAX - 1) + REPLICAS_MAX < FILES_KEPT // 2
 assert VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= CALL_BYTES_PER_CONNECTION_MAX
+assert LONG_BOX_BYTES < LARGE_CALL_BYTES < VALUE_BYTES_MAX
+assert LARGE_REST_SECONDS_MAX < FIRST_TRY_SECONDS
 assert CALL_BYTES_MAX + CALLS_MAX * CALL_OVERHEAD_BYTES <= UNCOMMITTED_BYTES_MAX, "calls alone do not fill the log"
 assert SESSION_OWN_RECORD_BYTES_MAX + VALUE_BYTES_MAX + PAGE_BYTES_MAX + BOX_OVERHEAD_BYTES <= UNSENT_BYTES_MAX, (
     "one session's answers fit, and one read's"

@@ -13,8 +13,12 @@ from twisted.python.failure import Failure
 from madkv.limits import (
     BOX_SECONDS_MAX,
     HANDSHAKE_SECONDS_MAX,
+    HOLDERS_AT_ANY_PACE,
     IDLE_SECONDS_MAX,
     KIB,
+    LONG_BOX_BYTES,
+    LONG_BOX_BYTES_PER_SECOND,
+    LONG_BOX_SECONDS_AHEAD,
     SAME_LINE_SECONDS,
     SWEEP_SECONDS,
     UNREAD_SECONDS_MAX,
@@ -27,6 +31,8 @@ from tests.peers import LogCase
 
 CONNECTIONS_MAX = 10
 BYTES_MAX = 1000 * KIB
+PART = field(b"f", bytes(16 * KIB))
+"""A box may have many of these."""
 
 
 class Taker(BoxProtocol):
@@ -122,6 +128,31 @@ class AdmissionTest(LogCase):
         self.assertGreater(self.admission.held_bytes, 300 * KIB)
         protocol.release()
         self.assertEqual(self.admission.held_bytes, 0)
+
+    def test_long_boxes_on_many_connections_come_in_turns(self) -> None:
+        few = [self.connect() for _ in range(HOLDERS_AT_ANY_PACE)]
+        for protocol in few:
+            for _ in range(3):
+                protocol.dataReceived(PART)
+        self.assertEqual({each.transport.producerState for each in few}, {"producing"})
+        for protocol in few:
+            protocol.dataReceived(b"\0\0")
+        self.assertEqual(self.admission.held_bytes, 0)
+
+    def test_those_with_short_boxes_do_not_wait_for_them(self) -> None:
+        many = [self.connect() for _ in range(HOLDERS_AT_ANY_PACE + 2)]
+        for protocol in many:
+            for _ in range(LONG_BOX_BYTES * 2 // len(PART)):
+                protocol.dataReceived(PART)
+        late = many[-1]
+        for _ in range(20):
+            late.dataReceived(PART * 2)
+        self.assertEqual(late.transport.producerState, "paused")
+        short = many[0]
+        short.dataReceived(b"\0\0" + box() * 3)
+        self.assertEqual(short.transport.producerState, "producing")
+        self.clock.advance(40 * len(PART) / LONG_BOX_BYTES_PER_SECOND + LONG_BOX_SECONDS_AHEAD)
+        self.assertEqual(late.transport.producerState, "producing")
 
     # --- Silence ----------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """A server as a real process that is asked too much of: connections, half boxes, answers that nobody reads."""
 
+import asyncio
 from contextlib import ExitStack
 
+from madkv.client.aio import AsyncClient
 from madkv.client.blocking import BlockingClient
 from madkv.limits import BOX_BYTES_MAX, CALL_BYTES_MAX, CONNECTIONS_MIN, FILES_KEPT, HELD_BYTES_MAX, KIB, MIB
 from madkv.wire import codec
 from madkv.wire.boxes import blob, field, join_blob
 from tests.processes import Process, ServerProcess, server_command, with_files
-from tests.test_server_process import load, raw, witness
+from tests.test_server_process import RawConnection, load, raw, witness
 
 CONNECTIONS = 100
 KEYS = [b"large-%d" % number for number in range(100)]
@@ -85,3 +87,37 @@ def test_one_that_floods_with_large_values_leaves_room_for_others() -> None:
         for connection in connections:
             assert [connection.box()[b"_answer"] for _ in range(20)] == [b"%d" % (n + 1) for n in range(20)]
         assert server.memory_bytes() < HELD_BYTES_MAX + CALL_BYTES_MAX + 200 * MIB
+
+
+def test_clients_that_are_refused_at_first_get_in_when_there_is_room() -> None:
+    noticed: list[str] = []
+    with ServerProcess(files=FILES_KEPT + CONNECTIONS_MIN) as server, ExitStack() as stack:
+        connections: list[RawConnection] = []
+
+        def fill() -> None:
+            while len(connections) < CONNECTIONS_MIN:
+                connection = stack.enter_context(raw(server))
+                try:
+                    connection.send(codec.request(1, codec.GET, field(b"key", b"nothing")))
+                    connection.box()
+                except (AssertionError, ConnectionError):
+                    continue  # The server has yet to see that a client before has closed.
+                connections.append(connection)
+
+        def make_room(line: str) -> None:
+            noticed.append(line)
+            connections.pop().close()
+
+        async def put_and_get() -> bytes | None:
+            async with AsyncClient(server.address, notice=make_room) as client:
+                await client.put(b"k", b"v")
+                return await client.get(b"k")
+
+        fill()
+        assert asyncio.run(put_and_get()) == b"v"
+        server.wait_for("refused a connection: there are 64, and no more are taken")
+        assert len(noticed) == 1
+        fill()
+        with BlockingClient(server.address, notice=make_room) as client:
+            assert client.get(b"k") == b"v"
+        assert len(noticed) == 2

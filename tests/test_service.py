@@ -442,6 +442,49 @@ class InFlightTest(SynchronousTestCase):
         (answer,) = self.client.answers()
         self.assertIn(b"_answer", answer)
 
+    def test_large_calls_leave_time_for_small_ones_of_others(self) -> None:
+        """One at a time, and after each a rest as long as it took, for each of the others."""
+        small = [Client(self.factory) for _ in range(2)]
+        large = [Client(self.factory) for _ in range(2)]
+        for client in small:
+            client.send(codec.GET, KEY)
+        for client in large:
+            client.protocol.dataReceived(b"".join(codec.request(n, codec.PUT, LARGE_PUT) for n in (1, 2)))
+        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (3, 1))
+        self.clock.advance(0.05)
+        self.replica.waiting.rotate(1)
+        self.replica.go_on()
+        self.assertEqual(len(large[0].answers()), 1)
+        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (2, 0))
+        self.clock.advance(0.09)
+        self.assertEqual(self.factory.large.in_flight, 0)
+        self.clock.advance(0.02)
+        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (3, 1))
+        self.replica.go_on(3)
+        self.assertEqual([len(client.answers()) for client in (*small, *large)], [1, 1, 1, 0])
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.replica.waiting), 2, "there are no others any more")
+        self.finish()
+        self.assertEqual([len(client.answers()) for client in large], [0, 2])
+
+    def test_large_calls_of_one_that_is_alone_do_not_wait(self) -> None:
+        client = self.flood(codec.PUT, LARGE_PUT, 4)
+        client.protocol.dataReceived(codec.request(5, codec.GET, KEY))
+        client.protocol.dataReceived(codec.request(6, codec.PUT, LARGE_PUT))
+        self.assertEqual(len(self.replica.waiting), 6)
+        self.clock.advance(1.0)
+        self.finish()
+        self.assertEqual(len(client.answers()), 6)
+
+    def test_a_large_call_that_waits_goes_with_its_connection(self) -> None:
+        self.client.send(codec.GET, KEY)
+        first, second, third = (self.flood(codec.PUT, LARGE_PUT, 1) for _ in range(3))
+        second.protocol.connectionLost()
+        self.replica.go_on(2)
+        self.clock.advance(0.1)
+        self.finish()
+        self.assertEqual([len(client.answers()) for client in (first, second, third)], [1, 0, 1])
+
     def test_answers_for_a_connection_that_is_gone(self) -> None:
         for number in range(1000):
             self.replica.store.put(b"%d" % number, b"v" * 1000)

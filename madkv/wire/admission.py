@@ -15,7 +15,10 @@ from twisted.logger import Logger
 from madkv.limits import (
     HANDSHAKE_SECONDS_MAX,
     HELD_BYTES_MAX,
+    HOLDERS_AT_ANY_PACE,
     IDLE_SECONDS_MAX,
+    LONG_BOX_BYTES_PER_SECOND,
+    LONG_BOX_SECONDS_AHEAD,
     SAME_LINE_SECONDS,
     SWEEP_SECONDS,
     UNREAD_SECONDS_MAX,
@@ -87,6 +90,7 @@ class Admission:
         self._held: dict[Connection, int] = {}
         """Bytes, as reported last: those that have held something for longest without getting on come first."""
         self.held_bytes = 0
+        self._next_part = 0.0  # when those of long boxes that came so far have had their time
         self._next_sweep: IDelayedCall | None = None
         self._refusals = SeldomLine(clock, self.log)
         self._closings = SeldomLine(clock, self.log)
@@ -130,6 +134,17 @@ class Admission:
     def holds_nothing(self, connection: Connection) -> None:
         """It holds nothing any more."""
         self.held_bytes -= self._held.pop(connection, 0)
+
+    def pace(self, size_bytes: int) -> float:
+        """So many bytes of a long box came on a connection: how many seconds nothing more is to be read from it.
+
+        Few connections are left alone: what they send is soon dealt with, and they have a pace by that.
+        """
+        if len(self._held) <= HOLDERS_AT_ANY_PACE:
+            return 0.0
+        now = self._clock.seconds()
+        self._next_part = max(self._next_part, now) + size_bytes / LONG_BOX_BYTES_PER_SECOND
+        return self._next_part - LONG_BOX_SECONDS_AHEAD - now
 
     def _shed(self) -> None:
         # What was reported may have become less since.

@@ -16,12 +16,24 @@ from twisted.python.failure import Failure
 from madkv import __version__
 from madkv.counts import Histogram
 from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import CALL_BYTES_MAX, CALL_BYTES_SHARE, CALLS_MAX, CALLS_SHARE, CONNECTIONS_MAX
+from madkv.limits import (
+    CALL_BYTES_MAX,
+    CALL_BYTES_SHARE,
+    CALLS_MAX,
+    CALLS_SHARE,
+    CONNECTIONS_MAX,
+    LARGE_CALL_BYTES,
+)
 from madkv.wire import codec
 from madkv.wire.admission import Admission
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.codec import take_integer
+from madkv.wire.large import LargeCalls
 from madkv.wire.protocol import BoxProtocol
+
+
+class _NotNow(Exception):
+    """A large call has to wait for its turn."""
 
 
 class AnsweringProtocol(BoxProtocol):
@@ -37,6 +49,7 @@ class AnsweringProtocol(BoxProtocol):
         self._service = service
         self._in_flight = 0
         self._in_flight_bytes = 0
+        self._in_flight_large = 0
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.HELLO: self._hello,
             codec.STATUS: self._status,
@@ -51,6 +64,7 @@ class AnsweringProtocol(BoxProtocol):
         """Count the connection out."""
         super().connectionLost(reason)
         self._service.connections.discard(self)
+        self._service.large.left(self)
 
     def box_received(self, box: Box) -> None:
         """Dispatch one call."""
@@ -66,6 +80,9 @@ class AnsweringProtocol(BoxProtocol):
             return
         try:
             responder(tag, box)
+        except _NotNow:
+            self._boxes.appendleft(box)
+            self.hold()
         except Exception as error:
             self._answer(tag, self._failure_answer(tag, error))
 
@@ -105,6 +122,10 @@ class AnsweringProtocol(BoxProtocol):
         bytes_left = CALL_BYTES_MAX - service.call_bytes - size_bytes
         if calls_left < 0 or bytes_left < 0:
             raise Busy(f"the {service.kind} has as many calls in flight as it takes")
+        if size_bytes >= LARGE_CALL_BYTES:
+            if not service.large.begins(self, self._others):
+                raise _NotNow
+            self._in_flight_large += 1
         service.calls += 1
         service.call_bytes += size_bytes
         self._in_flight += 1
@@ -114,6 +135,9 @@ class AnsweringProtocol(BoxProtocol):
 
     def _end(self, size_bytes: int) -> None:
         service = self._service
+        if size_bytes >= LARGE_CALL_BYTES:
+            service.large.ended(self._others)
+            self._in_flight_large -= 1
         service.calls -= 1
         service.call_bytes -= size_bytes
         self._in_flight -= 1
@@ -124,6 +148,12 @@ class AnsweringProtocol(BoxProtocol):
             and self._in_flight_bytes * CALL_BYTES_SHARE <= CALL_BYTES_MAX - service.call_bytes
         ):
             self.release()
+
+    @property
+    def _others(self) -> int:
+        """Calls of other connections in flight that are not large, between calls of this one."""
+        service = self._service
+        return service.calls - self._in_flight - (service.large.in_flight - self._in_flight_large)
 
 
 class AnsweringFactory(Factory):
@@ -144,6 +174,7 @@ class AnsweringFactory(Factory):
         self.cluster = b""
         """The cluster's id, empty until it is known."""
         self.admission = Admission(clock, CONNECTIONS_MAX)
+        self.large = LargeCalls(clock)
         self.connections: set[AnsweringProtocol] = set()
         self.calls = 0
         self.call_bytes = 0

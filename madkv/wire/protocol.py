@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from madkv.errors import ProtocolError
-from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX, UNSENT_BYTES_MAX
+from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX, LONG_BOX_BYTES, UNSENT_BYTES_MAX
 from madkv.wire.admission import Admission
 from madkv.wire.boxes import Box, next_field_end, parse_boxes
 
@@ -183,13 +183,13 @@ class BoxProtocol(Protocol):
         if self._rest:
             self._rest += data
             if len(self._rest) < self._rest_needed:
-                self._report(got_on=False)
+                self._part_came(len(data))
                 return
             if len(self._rest) <= self.box_bytes_max:
                 # A long box has many fields: to parse the first ones again with each that comes would copy them all.
                 self._rest_needed = next_field_end(self._rest)
                 if len(self._rest) < self._rest_needed:
-                    self._report(got_on=False)
+                    self._part_came(len(data))
                     return
             data = bytes(self._rest)
             self._rest.clear()
@@ -210,7 +210,10 @@ class BoxProtocol(Protocol):
             self._watch_half_box()
         if self._rest or self._boxes or self._holds:
             self._waiting_bytes = len(data) + BOX_OVERHEAD * len(self._boxes)
-            self._report(got_on=consumed > 0)
+            if len(self._rest) < LONG_BOX_BYTES:
+                self._report(got_on=consumed > 0)
+            else:
+                self._part_came(len(data), got_on=consumed > 0)
 
     @property
     def _is_paused(self) -> bool:
@@ -295,6 +298,16 @@ class BoxProtocol(Protocol):
             if self._holds:
                 self._report(got_on=True)
 
+    def _part_came(self, size_bytes: int, *, got_on: bool = False) -> None:
+        """More of a long box, and not its end: connections with long boxes leave time for those with short ones."""
+        self._report(got_on=got_on)
+        if self._admission is None or self._next_slice is not None:
+            return
+        seconds = self._admission.pace(size_bytes)
+        if seconds > 0:
+            self._next_slice = self._clock.callLater(seconds, self._go_on_with_slice)
+            self._stop_reading()
+
     # --- Writing ----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
@@ -323,8 +336,8 @@ class BoxProtocol(Protocol):
             return
         transport.write(data)
         self._queued_bytes += len(data)
-        if self._admission is not None:
-            if self.unsent_bytes > UNSENT_BYTES_MAX:
+        if self._admission is not None and (unsent_bytes := self.unsent_bytes):
+            if unsent_bytes > UNSENT_BYTES_MAX:
                 self.drop(f"more than {UNSENT_BYTES_MAX:,} bytes wait for it to read them")
             else:
                 self._report(got_on=False)
