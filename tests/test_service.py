@@ -485,6 +485,21 @@ class InFlightTest(SynchronousTestCase):
         self.finish()
         self.assertEqual([len(client.answers()) for client in (first, second, third)], [1, 0, 1])
 
+    def test_one_that_does_not_read_keeps_no_large_calls_of_others_waiting(self) -> None:
+        self.client.send(codec.GET, KEY)
+        first, second, third = (self.flood(codec.PUT, LARGE_PUT, 1) for _ in range(3))
+        second.protocol.pauseProducing()
+        self.replica.go_on(2)
+        self.clock.advance(0.1)
+        self.assertEqual(self.factory.large.in_flight, 1)
+        self.replica.go_on()
+        self.assertEqual([len(client.answers()) for client in (first, second, third)], [1, 0, 1])
+        self.clock.advance(0.1)
+        self.assertFalse(self.factory.large._waiting or self.factory.large._next)
+        second.protocol.resumeProducing()
+        self.finish()
+        self.assertEqual(len(second.answers()), 1)
+
     def test_answers_for_a_connection_that_is_gone(self) -> None:
         for number in range(1000):
             self.replica.store.put(b"%d" % number, b"v" * 1000)

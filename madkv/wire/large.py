@@ -30,6 +30,7 @@ class LargeCalls:
         self._others = 0  # the most small calls of others that were seen beside these
         self._rests_until = 0.0
         self._waiting: dict[Waiting, None] = {}  # in order
+        self._refusals = 0
         self._next: IDelayedCall | None = None
 
     def begins(self, connection: Waiting, others: int) -> bool:
@@ -41,6 +42,7 @@ class LargeCalls:
         is_first = not self._waiting or next(iter(self._waiting)) is connection
         if now < self._rests_until or not is_first or (self.in_flight and others):
             self._waiting[connection] = None
+            self._refusals += 1
             self._arrange()
             return False
         self._waiting.pop(connection, None)
@@ -75,7 +77,10 @@ class LargeCalls:
     def _let_in(self) -> None:
         self._next = None
         for connection in list(self._waiting):
+            refusals = self._refusals
             connection.release()
             if next(iter(self._waiting), None) is connection:
-                break  # others have come meanwhile
+                if self._refusals > refusals:
+                    break  # Others have come meanwhile.
+                del self._waiting[connection]  # Something else holds it up; it asks when it goes on.
         self._arrange()
