@@ -8,7 +8,7 @@ from madkv.client.blocking import BlockingClient
 from madkv.limits import BOX_BYTES_MAX, CALL_BYTES_MAX, CONNECTIONS_MIN, FILES_KEPT, HELD_BYTES_MAX, KIB, MIB
 from madkv.wire import codec
 from madkv.wire.boxes import blob, field, join_blob
-from tests.processes import Process, ServerProcess, server_command, with_files
+from tests.processes import SAY_SECONDS_MAX, Process, ServerProcess, server_command, with_files
 from tests.test_server_process import RawConnection, load, raw, witness
 
 CONNECTIONS = 100
@@ -53,12 +53,11 @@ def test_half_boxes_of_many_connections_leave_memory_bounded() -> None:
         connections = [stack.enter_context(raw(server)) for _ in range(count)]
         for connection in connections:
             connection.send(half)
-        server.wait_for("closed the connection of .*: all together had too much here")
+        server.wait_for(r"all together had too much here, .* more since the last such line", 4 * SAY_SECONDS_MAX)
         with BlockingClient(server.address) as client:
             client.put(b"k", LARGE)
             assert client.get(b"k") == LARGE
         assert server.memory_bytes() - before < HELD_BYTES_MAX + 48 * MIB
-        assert connections[0].closed_by_server()
 
 
 def test_swaps_whose_answers_nobody_reads_leave_memory_bounded() -> None:
