@@ -80,6 +80,8 @@ MEMBER_CONNECTIONS_MAX = 4
 # --- TLS --------------------------------------------------------------------------------------------------------------
 TLS_HANDSHAKE_SECONDS_MAX = 5.0
 """How long a connection may take until the other side's certificate is accepted."""
+TLS_STRANGERS_MAX = 128
+"""Connections of one port whose certificates are not accepted yet; beyond it the oldest is closed."""
 TLS_REFUSALS_KEPT = 64
 """Refusals by a port, each once from a host, that are remembered so that each is logged once."""
 

@@ -37,7 +37,7 @@ from zope.interface import implementer
 
 from madkv.addresses import Address
 from madkv.errors import InvalidArgument, TLSError
-from madkv.limits import TLS_HANDSHAKE_SECONDS_MAX, TLS_REFUSALS_KEPT
+from madkv.limits import TLS_HANDSHAKE_SECONDS_MAX, TLS_REFUSALS_KEPT, TLS_STRANGERS_MAX
 from madkv.tls import NO_TLS, NODES, TLSFiles, certificate_fault, explain, name_of, names_among, roles_of, shown
 
 _HANDSHAKE_RECORD = 0x16
@@ -203,6 +203,7 @@ class _Transport(TLSMemoryBIOProtocol):
     def makeConnection(self, transport: Any) -> None:
         """The TCP connection is there; the other side has some time to show its certificate."""
         self._overdue = self.factory.clock.callLater(TLS_HANDSHAKE_SECONDS_MAX, self._still_not_up)
+        self.factory.joined(self)
         transport.setTcpNoDelay(True)
         super().makeConnection(transport)
 
@@ -231,6 +232,7 @@ class _Transport(TLSMemoryBIOProtocol):
                 return
             self._is_up = True
             self._not_overdue()
+            self.factory.strangers.pop(self, None)
             self.wrappedProtocol.makeConnection(self)
             if self._awaited is not None:
                 self._awaited.callback(self.wrappedProtocol)
@@ -244,6 +246,7 @@ class _Transport(TLSMemoryBIOProtocol):
         self.wrappedProtocol = Protocol()
         why = self._reason
         super().connectionLost(reason)
+        self.factory.strangers.pop(self, None)
         if not self._fault:
             self._fault = str(why.value) if why is not None and why.check(TLSError) else NO_TLS
         if self._awaited is not None and not self._awaited.called:
@@ -255,6 +258,11 @@ class _Transport(TLSMemoryBIOProtocol):
         super()._tlsShutdownFinished(reason)
         if is_first and self._reason is not None and self._reason.check(SSL.Error):
             self._reason = Failure(TLSError(self._fault or _explained(self._reason)))
+
+    def give_way(self) -> None:
+        """Others want to come up too, and this one has had the longest time for it."""
+        self._fault = "too many others have shown no certificate yet, either"
+        self.abortConnection()
 
     def _still_not_up(self) -> None:
         self._overdue = None
@@ -344,19 +352,28 @@ class _Factory(TLSMemoryBIOFactory):
         self.wanted = wanted
         self.is_client = is_client
         self._refusals: deque[tuple[str, str]] = deque(maxlen=TLS_REFUSALS_KEPT)
+        self.strangers: dict[_Transport, None] = {}
+        """Those that are not up, in the order in which they came."""
 
     def buildProtocol(self, addr: IAddress | None) -> _Transport | None:  # type: ignore[override]
         """One for a connection that the other factory wants."""
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else _Transport(self, wrapped)
 
+    def joined(self, transport: _Transport) -> None:
+        """Another one begins. One that says nothing keeps nobody out: of too many the oldest has to go."""
+        self.strangers[transport] = None
+        if len(self.strangers) > TLS_STRANGERS_MAX:
+            oldest = next(iter(self.strangers))
+            del self.strangers[oldest]
+            oldest.give_way()
+
     def doStop(self) -> None:
         """The port is closed: let go also of those who have not shown their certificates yet."""
         super().doStop()
         if not self.is_client:
-            for transport in list(self.protocols):
-                if not transport._is_up:
-                    transport.abortConnection()
+            for transport in list(self.strangers):
+                transport.abortConnection()
 
     def refused(self, peer: Any, why: str) -> None:
         """Log that a connection has not come up, but not again what comes again and again."""

@@ -16,6 +16,7 @@ from madkv.addresses import parse_address
 from madkv.client.blocking import BlockingClient
 from madkv.client.secure import SecureConnection, why_failed
 from madkv.errors import MadKVError, Rejected, TLSError
+from madkv.limits import TLS_STRANGERS_MAX
 from madkv.testing.cluster import Cluster
 from madkv.testing.node import twistd
 from madkv.tls import TLSFiles
@@ -156,6 +157,21 @@ def test_one_that_says_nothing_is_let_go(server: ServerProcess) -> None:
         with pytest.raises(ConnectionResetError):
             silent.recv(1)
     refused(server, "no TLS within 5 seconds")
+
+
+def test_those_that_say_nothing_keep_nobody_out(server: ServerProcess, certificates: Certificates) -> None:
+    """Nor does a port keep more of them than its bound."""
+    silent = [socket.create_connection((server.host, server.port)) for _ in range(TLS_STRANGERS_MAX + 1)]
+    try:
+        with BlockingClient(server.address, tls=certificates.of("client")) as client:
+            client.put(b"key", b"before")
+        silent[0].settimeout(30)
+        with pytest.raises(ConnectionResetError):
+            silent[0].recv(1)
+    finally:
+        for each in silent:
+            each.close()
+    refused(server, "too many others have shown no certificate yet, either")
 
 
 # --- Certificates of the server itself --------------------------------------------------------------------------------
