@@ -7,11 +7,14 @@ import os
 import sys
 
 import atheris
+from twisted.logger import globalLogBeginner
 
 with atheris.instrument_imports(include=["madkv"]):
     from tests.fuzzing.targets import TARGETS
 
 if __name__ == "__main__":
+    # Until logging begins, Twisted keeps what is logged, and with it whoever logs: memory would seem to grow.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     _, target, *words = sys.argv
     atheris.Setup([os.environ["MADKV_FUZZ"], *words], TARGETS[target])  # by which libFuzzer starts itself again
     atheris.Fuzz()
