@@ -54,7 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_argument("directory", type=Path, metavar="DIR", help="what the node has as --backer")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    for name in ("shell", "client", "replace-disk", "status"):
+    what = "have another replica lead its group, and wait until it does"
+    command = commands.add_parser(
+        "transfer-leader",
+        help=what,
+        description=f"{what.capitalize()}. No call fails by that; writes wait for some milliseconds.",
+        epilog="Exit status: 0 it leads, 1 it does not, and one line that says why, 2 no manager answers, or no such "
+        "node can be.",
+    )
+    command.add_argument("node", metavar="NODE", help="s0.1 or m.1; with --group, its number alone")
+    command.add_argument("--group", metavar="G", help="m, s0, s1 and so on; by itself that of NODE")
+    command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
+    for name in ("shell", "client", "replace-disk", "status", "transfer-leader"):
         for option, what in zip(OPTIONS, ("the CA that counts", "your certificate", "the key to it"), strict=True):
             help_text = f"PEM file with {what}; default: $MADKV_{option.replace('-', '_').upper()}, or no TLS"
             commands.choices[name].add_argument(f"--{option}", metavar="FILE", help=help_text)
@@ -71,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from madkv.client.replace_disk import replace_disk
 
         return replace_disk(options.node, options.managers)
-    if options.command in ("check", "status"):
+    if options.command in ("check", "status", "transfer-leader"):
         try:
             return _operate(options)
         except KeyboardInterrupt:
@@ -99,6 +110,10 @@ def _operate(options: argparse.Namespace) -> int:
         from madkv.operate.check import check
 
         return check(options.directory, as_json=options.json)
+    if options.command == "transfer-leader":
+        from madkv.operate.transfer import transfer_leader
+
+        return transfer_leader(options.node, options.group, options.managers)
     from madkv.operate.status import status
 
     return status(options.managers, as_json=options.json)

@@ -131,6 +131,9 @@ PARTITIONS_MAX = 50
 HOST_CHARACTERS_MAX = 253
 """A host in an address: what the DNS takes."""
 
+TRANSFER_LAG_ENTRIES_MAX = 1000
+"""How far behind a replica may be for a leadership to be handed to it: calls are refused until it has what it lacks."""
+
 # --- The replica ------------------------------------------------------------------------------------------------------
 UNCOMMITTED_BYTES_MAX = 64 * MIB
 """Proposals of a leader that are not committed yet; beyond it a call is answered Busy."""

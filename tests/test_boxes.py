@@ -274,6 +274,7 @@ def test_names() -> None:
         codec.GET_MAP,
         codec.REGISTER,
         codec.REPLACE_DISK,
+        codec.TRANSFER_LEADER,
         codec.PEER_HELLO,
         codec.RAFT,
         codec.INTRODUCE,

@@ -1,10 +1,9 @@
 """The AMP service on a manager's port, for clients, servers and operators. What it answers is in `registrar`."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from madkv.counts import Histogram
@@ -15,9 +14,6 @@ from madkv.wire import codec
 from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
 from madkv.wire.boxes import Box, blob
 from madkv.wire.codec import take_bytes
-
-Answer = Callable[[Box], Coroutine[Deferred[Any], Any, bytes]]
-"""Gives the fields of the answer to a call, or raises."""
 
 
 class ManagerProtocol(AnsweringProtocol):
@@ -32,23 +28,6 @@ class ManagerProtocol(AnsweringProtocol):
             codec.REGISTER: partial(self._start, self._register, service.times["register"]),
             codec.REPLACE_DISK: partial(self._start, self._replace_disk, service.times["replace_disk"]),
         }
-
-    def _start(self, answer_to: Answer, times: Histogram, tag: bytes, box: Box) -> None:
-        self._begin(0)
-        Deferred.fromCoroutine(self._finish(answer_to, times, tag, box)).addErrback(
-            lambda failure: self.log.failure("an answer went wrong in a way that was not foreseen", failure)
-        )
-
-    async def _finish(self, answer_to: Answer, times: Histogram, tag: bytes, box: Box) -> None:
-        began = self._clock.seconds()
-        try:
-            answer = codec.answer(tag, await answer_to(box))
-            times.add(self._clock.seconds() - began)
-        except Exception as error:
-            answer = self._failure_answer(tag, error)
-        finally:
-            self._end(0)
-        self._answer(tag, answer)
 
     async def _get_map(self, box: Box) -> bytes:
         return blob(b"map", self._registrar.partition_map().encode())

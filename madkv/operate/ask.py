@@ -28,12 +28,18 @@ _TEXTS = ("node", "role", "version", "waiting", "cluster")
 _SLOT = ("disk", "state", "address")
 
 
-def ask(address: str, command: bytes, fields: bytes = b"", files: TLSFiles | None = None) -> Box:
+def ask(
+    address: str,
+    command: bytes,
+    fields: bytes = b"",
+    files: TLSFiles | None = None,
+    seconds_max: float = ASK_SECONDS,
+) -> Box:
     """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError.
 
     `files` are those of TLS; None: those that the environment names, if it does.
     """
-    deadline = time.monotonic() + ASK_SECONDS
+    deadline = time.monotonic() + seconds_max
     with _connected(parse_address(address), files) as sock:
         sock.sendall(codec.request(1, command, fields))
         boxes: list[Box] = []

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from madkv.addresses import Address
 from madkv.errors import Rejected
+from madkv.limits import TRANSFER_LAG_ENTRIES_MAX
 from madkv.raft.configuration import Configuration, Member
+from madkv.raft.progress import Flow
 from madkv.server.disk import Disk, DiskThread
 from madkv.server.parts import Machine, Tuning
 from madkv.server.peers import PeerLinks
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from madkv.wire.tls import Credentials
 
 HAND_OVER_SECONDS_MAX = 1.5
-"""How long a leader that ends waits for another one."""
+"""How long a leader that hands over waits for another one."""
 
 
 @attrs.frozen
@@ -80,7 +81,7 @@ class ReplicaHost:
         self._reactor = reactor
         self.group = group
         self._change_heard = leadership_changed
-        self._waiting_for_leader: Deferred[None] | None = None
+        self._waiting_for_change: list[Deferred[None]] = []
         self.member = Member(replica, directory.identity.disk)
         parts = self.parts_of(reactor, directory, first)
         self.storage = parts.storage
@@ -127,15 +128,50 @@ class ReplicaHost:
     async def stop(self) -> None:
         """Hand the leadership over if there is somebody, then end: nobody hears anything more; the store is closed."""
         if self.replica.hand_over():
-            self._waiting_for_leader = Deferred()
-            timer = task.deferLater(self._reactor, HAND_OVER_SECONDS_MAX, self._heard)
-            await self._waiting_for_leader
-            timer.addErrback(lambda failure: None)
-            timer.cancel()
+            await self._until(lambda: not self.leads)
         self.replica.stop()
         await self.links.stop()
         await self._close_disk()
         self.storage.close()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait until a change of the leader has brought this about, for HAND_OVER_SECONDS_MAX at the most."""
+        ends = self._reactor.seconds() + HAND_OVER_SECONDS_MAX
+        while not holds() and (seconds_left := ends - self._reactor.seconds()) > 0:
+            change: Deferred[None] = Deferred()
+            self._waiting_for_change.append(change)
+            change.addTimeout(seconds_left, self._reactor, lambda result, seconds: None)
+            await change
+
+    async def transfer_leader(self, number: int) -> int:
+        """Hand the leadership to the replica of that number; the term in which it leads.
+
+        Raises NotLeader where this replica does not lead, and Rejected, with one line, when that one is no voter, does
+        not answer, is behind by more than TRANSFER_LAG_ENTRIES_MAX, or when it has not come about in time.
+        """
+        replica, group, core = self.replica, self.group, self.replica.core
+        if not self.leads:
+            raise replica.not_leader()
+        to = next((member for member in sorted(core.configuration.members) if member.replica == number), None)
+        if to is None:
+            numbers = ", ".join(str(member.replica) for member in sorted(core.configuration.members))
+            raise Rejected(f"group {group} has no replica {number}, but {numbers}")
+        if to == self.member:
+            return core.term
+        if to not in core.configuration.voters:
+            raise Rejected(f"replica {number} of group {group} has no vote yet: it is catching up on a new disk")
+        progress = core.progress[to]
+        lag = core.log.last_index - progress.match_index
+        if progress.flow is Flow.SNAPSHOT or lag > TRANSFER_LAG_ENTRIES_MAX:
+            raise Rejected(f"replica {number} of group {group} is {lag:,} entries behind: wait until it has caught up")
+        if not replica.transfer_leadership(to):
+            raise Rejected(f"replica {number} of group {group} does not answer its leader")
+        await self._until(lambda: core.leader not in (None, self.member))
+        if replica.leads:
+            raise Rejected(f"replica {number} of group {group} has not taken over in time: the lead stays where it was")
+        if core.leader != to:
+            raise replica.not_leader()
+        return core.term
 
     def _close_disk(self) -> Deferred[None]:
         return deferToThread(self._disk.close)
@@ -178,11 +214,8 @@ class ReplicaHost:
                 term=core.term,
                 here=" (this one)" if core.leader == self.member else "",
             )
-        if not self.leads:
-            self._heard()
+        waiting, self._waiting_for_change = self._waiting_for_change, []
+        for change in waiting:
+            if not change.called:  # by its time-out
+                change.callback(None)
         self._change_heard()
-
-    def _heard(self) -> None:
-        waiting, self._waiting_for_leader = self._waiting_for_leader, None
-        if waiting is not None:
-            waiting.callback(None)

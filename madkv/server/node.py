@@ -157,6 +157,7 @@ class Node(Process):
                 self.tls,
             )
             self._service.cluster = directory.identity.cluster.encode()
+            self._service.transfer_leader = host.transfer_leader
             self.attach(host)
             self._peer_service.attach(host.links)
             host.start()

@@ -184,7 +184,7 @@ class Replica:
         payload = encode(time_ms, operation)
         index = self.core.propose(payload)
         if index is None:
-            answered(self._not_leader())
+            answered(self.not_leader())
             return
         assert index not in self._waiters, "a waiter is told before its index is used again"
         self._waiters[index] = _Waiter(self.core.term, answered, len(payload), time_ms, operation)
@@ -241,6 +241,12 @@ class Replica:
         Proposals are refused from now on, until another leads or it did not come about.
         """
         began = self._is_running and self.core.hand_over()
+        self._wake()
+        return began
+
+    def transfer_leadership(self, to: Member) -> bool:
+        """As `hand_over`, to this voter; False when it does not answer, or this replica does not lead."""
+        began = self._is_running and self.core.transfer_leadership(to)
         self._wake()
         return began
 
@@ -346,7 +352,7 @@ class Replica:
             self._release_reads()
         for request in ready.refused_reads:
             assert isinstance(request, _Read)
-            self._tell(request.released, self._not_leader())
+            self._tell(request.released, self.not_leader())
         if self.core.has_more_to_send:
             self._turn_later()
 
@@ -411,7 +417,8 @@ class Replica:
         for waiter in waiters.values():
             self._tell(waiter.answered, Interrupted("the leadership was lost before the outcome was known"))
 
-    def _not_leader(self) -> NotLeader:
+    def not_leader(self) -> NotLeader:
+        """The refusal of a replica that does not lead."""
         leader = self.core.leader
         if leader is None or leader == self.core.member:
             return NotLeader("this replica does not lead its group; no leader is known")

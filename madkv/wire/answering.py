@@ -5,9 +5,11 @@ Servers and managers differ in what they can be asked, and in nothing of this.
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -31,6 +33,9 @@ from madkv.wire.codec import take_integer
 from madkv.wire.large import LargeCalls
 from madkv.wire.protocol import BoxProtocol
 
+Answer = Callable[[Box], Coroutine[Deferred[Any], Any, bytes]]
+"""Gives the fields of the answer to a call, or raises."""
+
 
 class _NotNow(Exception):
     """A large call has to wait for its turn."""
@@ -53,6 +58,7 @@ class AnsweringProtocol(BoxProtocol):
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.HELLO: self._hello,
             codec.STATUS: self._status,
+            codec.TRANSFER_LEADER: partial(self._start, self._transfer_leader, None),
         }
 
     def connectionMade(self) -> None:
@@ -112,6 +118,34 @@ class AnsweringProtocol(BoxProtocol):
         service = self._service
         facts = {"node": service.node.decode(), "version": __version__, **service.counted(), **service.status()}
         self._answer(tag, codec.answer(tag, blob(b"status", json.dumps(facts).encode())))
+
+    async def _transfer_leader(self, box: Box) -> bytes:
+        replica = take_integer(box, b"replica")
+        transfer = self._service.transfer_leader
+        if transfer is None:
+            raise Busy(f"this {self._service.kind} takes part in no group")
+        return codec.integer(b"term", await transfer(replica))
+
+    # --- Calls whose answer takes time ------------------------------------------------------------------------------
+
+    def _start(self, answer_to: Answer, times: Histogram | None, tag: bytes, box: Box) -> None:
+        """Answer a call, counted in, as soon as its coroutine is done; how long that took is added to `times`."""
+        self._begin(0)
+        Deferred.fromCoroutine(self._finish(answer_to, times, tag, box)).addErrback(
+            lambda failure: self.log.failure("an answer went wrong in a way that was not foreseen", failure)
+        )
+
+    async def _finish(self, answer_to: Answer, times: Histogram | None, tag: bytes, box: Box) -> None:
+        began = self._clock.seconds()
+        try:
+            answer = codec.answer(tag, await answer_to(box))
+            if times is not None:
+                times.add(self._clock.seconds() - began)
+        except Exception as error:
+            answer = self._failure_answer(tag, error)
+        finally:
+            self._end(0)
+        self._answer(tag, answer)
 
     # --- Bounds on work in flight -----------------------------------------------------------------------------------
 
@@ -175,6 +209,9 @@ class AnsweringFactory(Factory):
         """The cluster's id, empty until it is known."""
         self.admission = Admission(clock, CONNECTIONS_MAX)
         self.large = LargeCalls(clock)
+        self.transfer_leader: Callable[[int], Coroutine[Deferred[Any], Any, int]] | None = None
+        """Hands the leadership of the node's group to the replica of that number; the term in which that leads. None
+        while the node takes part in no group."""
         self.connections: set[AnsweringProtocol] = set()
         self.calls = 0
         self.call_bytes = 0

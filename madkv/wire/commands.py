@@ -210,6 +210,17 @@ class ReplaceDisk(amp.Command):
     errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
 
 
+class TransferLeader(amp.Command):
+    """Of any node, which must lead its group: hand the leadership to the replica of that number.
+
+    Answered when that leads, with its term. Rejected: it is no member, or is behind, or it has not come about.
+    """
+
+    arguments = [(b"replica", amp.Integer())]
+    response = [(b"term", amp.Integer())]
+    errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
+
+
 # --- On the p2p port: replicas of one group among each other ----------------------------------------------------------
 
 
@@ -263,6 +274,6 @@ class Introduce(amp.Command):
 
 COMMANDS = (
     *(Hello, OpenSession, CloseSession, Put, Swap, Delete, Get, Scan),
-    *(Status, GetMap, Register, ReplaceDisk),
+    *(Status, TransferLeader, GetMap, Register, ReplaceDisk),
     *(PeerHello, Raft, Introduce),
 )
