@@ -99,6 +99,13 @@ SCAN_CURSOR_SECONDS_MAX = 60.0
 SCAN_UNDO_BYTES_MAX = 64 * MIB
 """Old values kept for all open cuts together; beyond it the oldest cut is given up and its scan starts again."""
 
+# --- Backups ---------------------------------------------------------------------------------------------------------
+BACKUPS_MAX = 2
+"""Of one server at a time. Each holds a state of its store open, and all pages that were in use then."""
+BACKUP_SECONDS_MAX = 1800.0
+BACKUP_IDLE_SECONDS_MAX = 30.0
+"""How long one may take in all, and how long its next page may go unasked for."""
+
 # --- Work in flight --------------------------------------------------------------------------------------------------
 CALLS_MAX = 16_384
 CALL_BYTES_MAX = 48 * MIB
@@ -226,3 +233,4 @@ assert PEER_BOX_BYTES_MAX // AMP_VALUE_BYTES_MAX + 8 <= BOX_FIELDS_MAX
 assert PEER_CONNECT_SECONDS_MAX <= RETRY_SECONDS_MAX, "a peer that can be reached again is found within about this"
 assert RETRY_SECONDS_MAX < FIRST_TRY_SECONDS <= TRY_SECONDS_MAX < SESSION_UNUSED_SECONDS < SESSION_SECONDS
 assert SCAN_PAGE_PAIRS <= SCAN_PAGE_KEYS_WALKED
+assert BACKUP_IDLE_SECONDS_MAX < BACKUP_SECONDS_MAX

@@ -275,6 +275,7 @@ def test_names() -> None:
         codec.REGISTER,
         codec.REPLACE_DISK,
         codec.TRANSFER_LEADER,
+        codec.BACKUP,
         codec.PEER_HELLO,
         codec.RAFT,
         codec.INTRODUCE,

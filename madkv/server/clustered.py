@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.threads import deferToThread
 
 from madkv.addresses import Address, show_address
 from madkv.errors import Busy, Rejected
 from madkv.operations import Operation, Own
 from madkv.ranges import NOTHING, Ownership
+from madkv.server.backups import Backups
 from madkv.server.host import ReplicaHost
 from madkv.server.node import Node, Seat
 from madkv.server.parts import Machine
@@ -124,6 +126,8 @@ class ClusteredServer(Node):
         """Register no more, and end as every node."""
         if self._registration is not None:
             await self._registration.stop()
+        if self._service.backups is not None:
+            await self._service.backups.close()
         await super().close()
 
     def machine_on(self, pairs: AppliedPairs) -> Machine:
@@ -133,6 +137,7 @@ class ClusteredServer(Node):
     def attach(self, host: ReplicaHost) -> None:
         """Serve clients by it."""
         self._service.replica = host.replica
+        self._service.backups = Backups(self.reactor, host, self._owned, deferToThread)
 
     def reached(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The managers, who know the other servers."""

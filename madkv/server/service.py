@@ -15,6 +15,7 @@ from madkv.errors import Busy, InvalidArgument, MadKVError
 from madkv.limits import CLIENT_ID_BYTES, SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS, SESSIONS_PER_CONNECTION_MAX
 from madkv.operations import CloseSession, OpenSession, Operation, Outcome, Write, WriteKind
 from madkv.ranges import Ownership
+from madkv.server.backups import Backups
 from madkv.server.cuts import Cuts
 from madkv.server.replica import Answered
 from madkv.storage.memory import Cut, MemoryStore
@@ -60,12 +61,15 @@ class ServerProtocol(AnsweringProtocol):
             codec.SCAN: self._scan,
             codec.OPEN_SESSION: self._open_session,
             codec.CLOSE_SESSION: self._close_session,
+            codec.BACKUP: partial(self._start, self._backup),
         }
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let go of what was kept for this client."""
         super().connectionLost(reason)
         self._service.cuts.close_all_of(self)
+        if self._service.backups is not None:
+            self._service.backups.close_all_of(self)
         unanswered, self._unanswered = self._unanswered, []
         for _, size_bytes, *_ in unanswered:
             self._end(size_bytes)
@@ -188,6 +192,16 @@ class ServerProtocol(AnsweringProtocol):
             self._end(size_bytes)
             raise
 
+    # --- Backups ----------------------------------------------------------------------------------------------------
+
+    async def _backup(self, box: Box) -> bytes:
+        backups = self._service.backups
+        if backups is None:
+            if self._service.ownership is None:
+                raise InvalidArgument("this server keeps its pairs in memory; backups are of clusters")
+            raise Busy("this server is starting")
+        return await (backups.go_on(take_integer(box, b"cursor"), self) if b"cursor" in box else backups.begin(self))
+
     # --- What both end in -------------------------------------------------------------------------------------------
 
     def _complete(
@@ -258,6 +272,8 @@ class ServerFactory(AnsweringFactory):
         self.role = b"solo" if ownership is None else b"server"
         self.ownership = ownership
         self.cuts = Cuts(clock)
+        self.backups: Backups | None = None
+        """None without a disk, and until its replica begins."""
         self.scan_page_pairs = SCAN_PAGE_PAIRS
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol | None:

@@ -184,6 +184,10 @@ class DurableStorage(StoredState):
                         return
                     yield key, self._unseal(key, record)
 
+    def open_pairs(self) -> "_Pairs":
+        """All pairs, as of applied_index or later, whatever is committed meanwhile; close it soon, as a snapshot."""
+        return _Pairs(self)
+
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """The whole table of sessions, for start-up. Raises Damaged."""
         return self._sessions_in(self._sessions_table)
@@ -518,6 +522,26 @@ def _room(path: Path) -> str:
     except OSError as error:
         return str(error)
     return f"its disk has {disk.f_bavail * disk.f_frsize:,} bytes free"
+
+
+class _Pairs:
+    """The pairs of one LMDB state, in the tables that memory speaks of: to it belongs the overlay above.
+
+    (Those that a snapshot has just replaced, where `installed` was not called yet; this state still has them.)
+    """
+
+    def __init__(self, storage: DurableStorage) -> None:
+        self._storage = storage
+        self._txn: Any = storage._env.begin()
+        self._table = storage._pairs_table
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values. Raises Damaged."""
+        return self._storage._records(self._txn, self._table)
+
+    def close(self) -> None:
+        """Let go of the state."""
+        self._txn.abort()
 
 
 class _Source:

@@ -8,13 +8,23 @@ the store only when the commit is done, and which of the two a reader of the sto
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from madkv.storage.batch import Table
 
 PAIR_OVERHEAD_BYTES = 200
 """About what one pair costs in an overlay beside its key and value."""
+
+
+class StoredPairs(Protocol):
+    """All pairs of a store as they are at one moment, in key order, whatever is committed later."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values; on any thread."""
+
+    def close(self) -> None:
+        """Let go of them. Nobody may be reading."""
 
 
 class PairStore(Protocol):
@@ -25,6 +35,9 @@ class PairStore(Protocol):
 
     def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key <= end in key order."""
+
+    def open_pairs(self) -> StoredPairs:
+        """All pairs as they are now."""
 
 
 class _Overlay:
@@ -75,26 +88,11 @@ class AppliedPairs:
 
     def pairs(self, start: bytes, end: bytes) -> Generator[tuple[bytes, bytes], None, None]:
         """Pairs with start <= key <= end in key order; nothing may be applied while it is read."""
-        keys = self._changed_between(start, end)
-        at, count = 0, len(keys)
-        for pair in self._store.pairs(start, end):
-            key = pair[0]
-            while at < count and keys[at] < key:
-                value = self._change(keys[at])
-                if value is not None:
-                    yield keys[at], value
-                at += 1
-            if at < count and keys[at] == key:
-                value = self._change(key)
-                if value is not None:
-                    yield key, value
-                at += 1
-            else:
-                yield pair
-        for key in keys[at:]:
-            value = self._change(key)
-            if value is not None:
-                yield key, value
+        return _merged(self._store.pairs(start, end), self._changed_between(start, end), self._change)
+
+    def cut(self) -> "PairsCut":
+        """All pairs as they are now, for later, whatever is applied meanwhile. Close it soon, as a snapshot."""
+        return PairsCut(self._store.open_pairs(), {**self._frozen.values, **self._filling.values})
 
     def _changed_between(self, start: bytes, end: bytes) -> list[bytes]:
         """The keys of both overlays from `start` to `end`, in order."""
@@ -131,3 +129,45 @@ class AppliedPairs:
             insort(self._filling.keys, key)
         self.waiting_bytes += len(value or b"")
         values[key] = value
+
+
+class PairsCut:
+    """The pairs as of one applied operation. It may be read once, on any thread; whoever closes it sees to it that
+    nobody reads it then."""
+
+    def __init__(self, stored: StoredPairs, changes: Table) -> None:
+        self._stored = stored
+        self._changes = changes
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs in key order."""
+        return _merged(iter(self._stored), sorted(self._changes), self._changes.__getitem__)
+
+    def close(self) -> None:
+        """Let go of the store's state."""
+        self._stored.close()
+
+
+def _merged(
+    stored: Iterator[tuple[bytes, bytes]], keys: list[bytes], change: Callable[[bytes], bytes | None]
+) -> Generator[tuple[bytes, bytes], None, None]:
+    """Pairs of a store, and what became of some keys since (None: removed), both in key order."""
+    at, count = 0, len(keys)
+    for pair in stored:
+        key = pair[0]
+        while at < count and keys[at] < key:
+            value = change(keys[at])
+            if value is not None:
+                yield keys[at], value
+            at += 1
+        if at < count and keys[at] == key:
+            value = change(key)
+            if value is not None:
+                yield key, value
+            at += 1
+        else:
+            yield pair
+    for key in keys[at:]:
+        value = change(key)
+        if value is not None:
+            yield key, value

@@ -77,6 +77,10 @@ class TwinStorage(StoredState):
         table = self._tables[PAIRS]
         return ((key, table[key]) for key in table.irange(start, end))
 
+    def open_pairs(self) -> "_Pairs":
+        """All pairs as they are now."""
+        return _Pairs(self._tables[PAIRS])
+
     def sessions(self) -> list[tuple[bytes, bytes]]:
         """The whole table of sessions, for start-up."""
         return list(self._tables[SESSIONS].items())
@@ -135,6 +139,20 @@ class TwinStorage(StoredState):
         """Take over what `install` changed."""
         super().installed(head)
         self._log, self._tables = self._disk.log, self._disk.tables
+
+
+class _Pairs:
+    """A copy of the pairs on a disk."""
+
+    def __init__(self, table: SortedDict) -> None:
+        self._pairs: list[tuple[bytes, bytes]] = list(table.items())
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values."""
+        return iter(self._pairs)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class _Source:

@@ -210,6 +210,27 @@ class ReplaceDisk(amp.Command):
     errors = {**_REFUSALS, errors.Rejected: errors.Rejected.code}
 
 
+class Backup(amp.Command):
+    """Of a server of a cluster, which must lead its group: all that the group holds, at one point, a page at a time.
+
+    The first call goes without `cursor`, and its answer says what the point is: the log entry (`index`, `term`) that
+    was applied last, and the ranges of the `group` (`ownership`, as `madkv.ranges` encodes it). Everything acknowledged
+    before that call is in it. An answer that holds a cursor has more pages: ask with it, on the same connection, one
+    page at a time. ScanExpired: the point is no longer kept; begin again. Busy: too many backups at a time.
+    """
+
+    arguments = [(b"cursor", amp.Integer(optional=True))]
+    response = [
+        (b"pairs", Pairs()),
+        (b"cursor", amp.Integer(optional=True)),
+        (b"group", amp.String(optional=True)),
+        (b"index", amp.Integer(optional=True)),
+        (b"term", amp.Integer(optional=True)),
+        (b"ownership", Blob(optional=True)),
+    ]
+    errors = {**_REFUSALS, errors.ScanExpired: errors.ScanExpired.code}
+
+
 class TransferLeader(amp.Command):
     """Of any node, which must lead its group: hand the leadership to the replica of that number.
 
@@ -274,6 +295,6 @@ class Introduce(amp.Command):
 
 COMMANDS = (
     *(Hello, OpenSession, CloseSession, Put, Swap, Delete, Get, Scan),
-    *(Status, TransferLeader, GetMap, Register, ReplaceDisk),
+    *(Status, TransferLeader, Backup, GetMap, Register, ReplaceDisk),
     *(PeerHello, Raft, Introduce),
 )

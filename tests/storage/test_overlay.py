@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from madkv.storage.batch import Table
-from madkv.storage.overlay import PAIR_OVERHEAD_BYTES, AppliedPairs
+from madkv.storage.overlay import PAIR_OVERHEAD_BYTES, AppliedPairs, PairsCut
 
 KEYS = st.sampled_from([b"a", b"b", b"ba", b"c", b"d"])
 BOUNDS = KEYS | st.sampled_from([b"", b"bb", b"\xff"])
@@ -25,6 +25,18 @@ class DictStore:
     def pairs(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         return iter(sorted((key, value) for key, value in self.held.items() if start <= key <= end))
 
+    def open_pairs(self) -> "HeldPairs":
+        return HeldPairs(sorted(self.held.items()))
+
+
+class HeldPairs(list[tuple[bytes, bytes]]):
+    """What a DictStore held at one moment."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
 
 class Layers(RuleBasedStateMachine):
     """`model` is what was applied; `frozen` is with a commit, which the store shows from some moment before `thaw`."""
@@ -35,6 +47,8 @@ class Layers(RuleBasedStateMachine):
         self.applied = AppliedPairs(self.store)
         self.model: dict[bytes, bytes] = {}
         self.frozen: Table | None = None
+        self.cut: PairsCut | None = None
+        self.expected: list[tuple[bytes, bytes]] = []
 
     @initialize(held=st.dictionaries(KEYS, VALUES))
     def begin(self, held: dict[bytes, bytes]) -> None:
@@ -53,6 +67,19 @@ class Layers(RuleBasedStateMachine):
     def scan(self, start: bytes, end: bytes) -> None:
         expected = sorted((key, value) for key, value in self.model.items() if start <= key <= end)
         assert list(self.applied.pairs(start, end)) == expected
+
+    @precondition(lambda self: self.cut is None)
+    @rule()
+    def take_a_cut(self) -> None:
+        self.cut, self.expected = self.applied.cut(), sorted(self.model.items())
+
+    @precondition(lambda self: self.cut is not None)
+    @rule()
+    def read_the_cut(self) -> None:
+        """Whatever was applied and committed since it was taken."""
+        cut, self.cut = self.cut, None
+        assert cut is not None and list(cut) == self.expected
+        cut.close()
 
     @precondition(lambda self: self.frozen is None)
     @rule()

@@ -34,6 +34,8 @@ class Twins(RuleBasedStateMachine):
         self.under_way: Batch | SnapshotHead | None = None
         self.incoming: tuple[SnapshotHead, list[tuple[int, bytes]]] | None = None
         self.cuts: tuple[SnapshotReader, SnapshotReader] | None = None
+        self.opened: tuple[Any, Any] | None = None
+        self.seen: list[tuple[bytes, bytes]] = []
         self.term = 1
 
     def teardown(self) -> None:
@@ -92,6 +94,7 @@ class Twins(RuleBasedStateMachine):
     def crash(self) -> None:
         """Both are opened again; a commit that was done is there, whether it was taken over or not."""
         self.let_go_of_cuts()
+        self.opened = None
         self.real.close()
         self.real, self.twin, self.under_way = opened(self.path), self.twin.crash(), None
 
@@ -105,6 +108,22 @@ class Twins(RuleBasedStateMachine):
     @rule()
     def read_snapshot(self) -> None:
         self.let_go_of_cuts()
+
+    @precondition(lambda self: self.opened is None)
+    @rule()
+    def open_pairs(self) -> None:
+        """What is read at once, and later, is what memory speaks of now."""
+        self.opened = self.real.open_pairs(), self.twin.open_pairs()
+        self.seen = list(self.twin.pairs(b"", b"\xff"))
+
+    @precondition(lambda self: self.opened is not None)
+    @rule()
+    def read_pairs(self) -> None:
+        opened, self.opened = self.opened, None
+        assert opened is not None
+        for pairs in opened:
+            assert list(pairs) == self.seen
+            pairs.close()
 
     @rule(ahead=st.integers(-3, 4), pairs=TABLES, sessions=TABLES, same_term=st.booleans())
     def snapshot_comes(self, ahead: int, pairs: Any, sessions: Any, same_term: bool) -> None:
