@@ -44,15 +44,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager, all of them")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    what = "verify the directory of a stopped server or manager, and change nothing in it"
+    what = "write all that a running cluster holds into a file, each partition as it is at one point"
+    command = commands.add_parser(
+        "backup",
+        help=what,
+        description=f"{what.capitalize()}. All that was acknowledged before it began is in it. "
+        "`madkv check FILE` verifies such a file, `madkv restore FILE` puts it into an empty cluster.",
+        epilog="Exit status: 0 written, 1 not written, and one line that says why, 2 no manager answers.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="it has this name as soon as it is whole")
+    command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
+    command.add_argument("--force", action="store_true", help="replace a file of that name")
+    what = "put all pairs of a backup into a running cluster that is empty, whatever its partitions are"
+    command = commands.add_parser(
+        "restore",
+        help=what,
+        description=f"{what.capitalize()}. The whole file is verified first.",
+        epilog="Exit status: 0 restored, 1 begun and not complete, 2 nothing was changed, and one line that says why.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="what `madkv backup` has written")
+    command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
+    command.add_argument(
+        "--resume", action="store_true", help="go on with a restore of the same file that was broken off"
+    )
+    what = "verify a backup, or the directory of a stopped server or manager, and change nothing in it"
     command = commands.add_parser(
         "check",
         help=what,
         description=f"{what.capitalize()}. It reads every record that is in force.",
-        epilog="Exit status: 0 sound, 1 damaged (a line for each kind of damage), 2 not checked: it is no node's "
-        "directory, or a running process holds it.",
+        epilog="Exit status: 0 sound, 1 damaged (a line for each kind of damage), 2 not checked: it is neither backup "
+        "nor a node's directory, or a running process holds it.",
     )
-    command.add_argument("directory", type=Path, metavar="DIR", help="what the node has as --backer")
+    command.add_argument("path", type=Path, metavar="PATH", help="a backup, or what the node has as --backer")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     what = "have another replica lead its group, and wait until it does"
     command = commands.add_parser(
@@ -65,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("node", metavar="NODE", help="s0.1 or m.1; with --group, its number alone")
     command.add_argument("--group", metavar="G", help="m, s0, s1 and so on; by itself that of NODE")
     command.add_argument("--managers", required=True, metavar="A,B,C", help="HOST:PORT of each manager")
-    for name in ("shell", "client", "replace-disk", "status", "transfer-leader"):
+    for name in ("shell", "client", "replace-disk", "status", "transfer-leader", "backup", "restore"):
         for option, what in zip(OPTIONS, ("the CA that counts", "your certificate", "the key to it"), strict=True):
             help_text = f"PEM file with {what}; default: $MADKV_{option.replace('-', '_').upper()}, or no TLS"
             commands.choices[name].add_argument(f"--{option}", metavar="FILE", help=help_text)
@@ -82,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from madkv.client.replace_disk import replace_disk
 
         return replace_disk(options.node, options.managers)
-    if options.command in ("check", "status", "transfer-leader"):
+    if options.command in ("backup", "restore", "check", "status", "transfer-leader"):
         try:
             return _operate(options)
         except KeyboardInterrupt:
@@ -106,10 +129,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _operate(options: argparse.Namespace) -> int:
+    if options.command == "backup":
+        from madkv.operate.backup import backup
+
+        return backup(options.file, options.managers, force=options.force)
+    if options.command == "restore":
+        from madkv.operate.restore import restore
+
+        return restore(options.file, options.managers, resume=options.resume)
+    if options.command == "check" and options.path.is_file():
+        from madkv.operate.backup import check_backup
+
+        return check_backup(options.path, as_json=options.json)
     if options.command == "check":
         from madkv.operate.check import check
 
-        return check(options.directory, as_json=options.json)
+        return check(options.path, as_json=options.json)
     if options.command == "transfer-leader":
         from madkv.operate.transfer import transfer_leader
 

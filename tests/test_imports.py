@@ -78,7 +78,7 @@ ROOMS = {
     **dict.fromkeys(ASYNCIO_CLIENT, Room((*PURE, *PURE_WIRE, *PURE_CLIENT, *ASYNCIO_CLIENT, "madkv.client.secure"))),
     "madkv.client.": Room((*PURE, "madkv.wire."), ("attr", "attrs", "twisted", "zope")),
     "madkv.operate.": Room(
-        (*PURE, "madkv.client.secure", "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."),
+        (*PURE, "madkv.client.", "madkv.manager.placement", "madkv.raft.", "madkv.storage.", "madkv.wire."),
         ("attr", "attrs"),
     ),
     # What daemons show of themselves; they know nothing of it but its option.

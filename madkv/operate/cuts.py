@@ -1,0 +1,147 @@
+"""What the groups of a cluster hold, each at one point, read from whoever leads it."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Protocol
+
+from madkv.client.connection import connector
+from madkv.client.router import Router, Tries
+from madkv.errors import Interrupted, MadKVError, ProtocolError, Refused, ScanExpired, TLSError
+from madkv.limits import TRY_SECONDS_MAX
+from madkv.operate.ask import ask_map, check_files
+from madkv.operate.backup_file import Cut
+from madkv.operate.health import NotSeen
+from madkv.ranges import Ownership
+from madkv.wire import codec
+from madkv.wire.boxes import Box, field
+from madkv.wire.codec import Pair
+
+SILENT_SECONDS_MAX = 30.0
+"""How long a group may be without a leader before it is given up."""
+BEGINNINGS_MAX = 5
+"""How often a group is begun: each time its leader changes meanwhile."""
+
+_AGAIN = (OSError, ProtocolError, Refused, Interrupted, ScanExpired, TLSError)
+
+Notice = Callable[[str], object]
+
+
+class Visitor(Protocol):
+    """Whoever takes in a group's pairs."""
+
+    def begin_group(self, cut: Cut) -> None:
+        """The pairs that follow are of this point; those before, if the group had begun, count no more."""
+
+    def page(self, pairs: list[Pair]) -> None:
+        """Pairs that follow in key order."""
+
+
+class Groups:
+    """The groups of a cluster, by the addresses of its managers."""
+
+    def __init__(self, managers: str, notice: Notice) -> None:
+        """`notice` gets a line when something has to be waited for. Raises NotSeen when no manager has the map."""
+        check_files()
+        self._connect = connector(None)
+        self._router = Router(None, managers)
+        self._notice = notice
+        partition_map = ask_map(managers)
+        if partition_map is None:
+            raise NotSeen(f"no manager at {managers} has a partition map")
+        self._router.map = partition_map
+        self.cluster, self.epoch, self.count = partition_map.cluster, partition_map.epoch, len(partition_map.replicas)
+
+    def read(self, group: int, visitor: Visitor) -> None:
+        """All pairs of a group at one point. Raises MadKVError when it has no leader, or cannot be read to the end."""
+        self._read(group, visitor, whole=True)
+
+    def first_key(self, group: int) -> bytes | None:
+        """The first key that a group holds; None when it holds none."""
+        first = _First()
+        self._read(group, first, whole=False)
+        return first.key
+
+    def _read(self, group: int, visitor: Visitor, *, whole: bool) -> None:
+        tries = Tries(self._router, group)
+        beginnings = 0
+        silent_since = time.monotonic()
+        said = False
+        while True:
+            has_begun = False
+            with closing(self._pages(tries)) as pages:
+                while True:
+                    try:  # and nothing of the visitor's: what its disk says is no reason to try again
+                        cut, pairs = next(pages, (None, None))
+                    except _AGAIN as why:
+                        problem = why
+                        break
+                    if pairs is None:
+                        return
+                    if cut is not None:
+                        visitor.begin_group(cut)
+                        has_begun = True
+                    visitor.page(pairs)
+                    silent_since = time.monotonic()
+                    if not whole:
+                        return
+            beginnings += has_begun
+            if beginnings >= BEGINNINGS_MAX or time.monotonic() - silent_since > SILENT_SECONDS_MAX:
+                raise MadKVError(f"group s{group} cannot be read: {tries.whom()}: {problem}")
+            seconds = tries.failed(problem)
+            if seconds:
+                if not said:
+                    self._notice(f"waiting for {tries.whom()}: {problem}")
+                said = True
+                time.sleep(seconds)
+
+    def _pages(self, tries: Tries) -> Generator[tuple[Cut | None, list[Pair]], None, None]:
+        """One backup, by the replica that is to be asked now: with the first page, what it is of."""
+        router, group, replica = self._router, tries.group, tries.choose()
+        with closing(self._connect(router.addresses(group)[replica], None)) as connection:
+            version = codec.integer(b"version", codec.PROTOCOL_VERSION)
+            hello = connection.exchange(codec.HELLO, version, tries.try_seconds)
+            connection.check_hello(hello)
+            router.check_hello(group, replica, hello)
+            box = connection.exchange(codec.BACKUP, b"", TRY_SECONDS_MAX)
+            yield _cut_of(box), _pairs_of(box)
+            while (cursor := box.get(b"cursor")) is not None:
+                box = connection.exchange(codec.BACKUP, field(b"cursor", cursor), TRY_SECONDS_MAX)
+                yield None, _pairs_of(box)
+
+
+class _First:
+    """Takes in the first key only."""
+
+    key: bytes | None = None
+
+    def begin_group(self, cut: Cut) -> None:
+        """Whatever it is."""
+
+    def page(self, pairs: list[Pair]) -> None:
+        """Its first key."""
+        self.key = pairs[0][0] if pairs else None
+
+
+def _cut_of(box: Box) -> Cut:
+    try:
+        ownership = Ownership.decode(codec.take_answer_blob(box, b"ownership"))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+    return Cut(
+        codec.take_answer_field(box, b"group").decode("ascii", "backslashreplace"),
+        ownership.ranges,
+        codec.take_answer_integer(box, b"index"),
+        codec.take_answer_integer(box, b"term"),
+        now(),
+    )
+
+
+def _pairs_of(box: Box) -> list[Pair]:
+    return codec.decode_pairs(codec.take_answer_blob(box, b"pairs"))
+
+
+def now() -> str:
+    """The time by the clock on the wall, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
