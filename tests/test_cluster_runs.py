@@ -1,6 +1,7 @@
 """Testcases, crashing fuzz runs and chaos against clusters of their own: right clients pass, wrong ones do not."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ SECONDS_MAX = 150
 
 def environment(directory: Path) -> dict[str, str]:
     """With scratch files in this directory."""
-    return {"PATH": os.defpath, "TMPDIR": str(directory)}
+    checkout = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return {"PATH": os.defpath, "TMPDIR": str(directory), **checkout}
 
 
 def nothing_is_left(directory: Path) -> bool:
@@ -52,6 +54,23 @@ def test_a_testcase_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run("testcase", tmp_path, "nothing", "2", "--module", "p2")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("p2 has testcases 1 to 1")
+
+
+def test_every_node_is_restarted_and_clients_do_not_notice(tmp_path: Path) -> None:
+    done = run("rolling", tmp_path, "nothing", "partitions=1", "clients=4")
+    assert done.returncode == 0, done.stdout
+    said = done.stdout.splitlines()
+    assert said[-1] == "Rolling restart result: PASSED"
+    assert sum(" restarted; it has caught up after " in line for line in said) == 6
+    handed_over = [re.sub(r".*\] (.*) in term \d+", r"\1", line) for line in said if "] " in line and " leads " in line]
+    assert [line.split(" leads ")[1] for line in handed_over] == ["group m", "group s0"]
+    (longest,) = (float(line.split()[2]) for line in said if line.startswith("Longest call: "))
+    assert longest <= 2
+
+
+def test_a_restart_of_a_group_of_one_is_no_such_run(tmp_path: Path) -> None:
+    done = run("rolling", tmp_path, "nothing", "rf=1")
+    assert done.returncode == 2 and "a group of one cannot do without its node" in done.stderr
 
 
 def test_a_crash_in_the_middle_is_survived(tmp_path: Path) -> None:

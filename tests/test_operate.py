@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from madkv.client.blocking import BlockingClient
 from madkv.operate import health
 from madkv.operate.ask import Status
 from madkv.partitions import PartitionMap
@@ -62,6 +63,29 @@ def test_down_removes_what_the_cluster_made_and_nothing_else(root: Path, capsys:
     assert [path.name for path in root.iterdir()] == ["mine"]
     assert (root / "mine" / "thesis").read_text() == "years of work"
     assert capsys.readouterr().out.endswith(f"{root} stays: the cluster has not made mine\n")
+
+
+def test_every_node_is_restarted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a leader that moves once, to one that is through; and not while a node is down."""
+    assert operate.main(["up", f"root={root}", "partitions=1", "rf=3", "managers=1"]) == 0
+    cluster = Cluster.load(root)
+    pids = {node: cluster.pid(node) for node in cluster.shape.nodes()}
+    leader = cluster.leader("s0")
+    with BlockingClient(managers=cluster.address) as client:
+        client.put(b"key", b"value")
+        capsys.readouterr()
+        assert operate.main(["rolling-restart", f"root={root}"]) == 0
+        assert client.get(b"key") == b"value"
+    said = capsys.readouterr().out.splitlines()
+    restarted = [line.split()[0] for line in said if " restarted; " in line]
+    assert sorted(restarted) == sorted(map(str, pids)) and restarted[-1] == str(leader)
+    (moved,) = (line for line in said if " leads group " in line)
+    assert moved.startswith(f"{restarted[-2]} leads group s0 in term ")
+    cluster = Cluster.load(root)
+    assert not set(pids.values()) & {cluster.pid(node) for node in cluster.shape.nodes()}
+    cluster.kill(Node(0, 1))
+    assert operate.main(["rolling-restart", f"root={root}"]) == 1
+    assert capsys.readouterr().err.startswith("madkv cluster: s0.1: not running, so others may be needed")
 
 
 def test_up_and_down_leave_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
 from madkv.testing.health import report
 from madkv.testing.options import add_shared, whole, words
+from madkv.testing.rolling import restart_all
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
 
@@ -152,6 +153,21 @@ def start_node(options: argparse.Namespace) -> int:
     return 0
 
 
+def rolling_restart(options: argparse.Namespace) -> int:
+    """Restart every node, one after the other: each group's leader last, after it has handed over; the next one only
+    when the last has caught up. Clients notice nothing, where groups have replicas."""
+    cluster = Cluster.load(options.root)
+    if down := [node for node in cluster.shape.nodes() if not cluster.is_running(node)]:
+        raise ClusterError(f"{listed(down)}: not running, so others may be needed; `./justw cluster::up` starts all")
+    for group in cluster.shape.groups:
+        if len(cluster.shape.nodes(group)) == 1 and group != "m":
+            print(f"{group} has one replica: calls to it wait while that is restarted")
+    began = time.monotonic()
+    restart_all(cluster, lambda text: print(text, flush=True), held=hold_interrupts)
+    print(f"all nodes are restarted, after {time.monotonic() - began:.1f} s")
+    return _report(cluster)
+
+
 def why_needed(node: Node, group: dict[Node, Status | None]) -> str | None:
     """Why a group cannot do without a node, by how its members are; None when it can."""
     others = [each for each in group if each != node]
@@ -228,6 +244,7 @@ COMMANDS = {
     "kill-node": kill_node,
     "start-node": start_node,
     "replace-disk": replace_disk,
+    "rolling-restart": rolling_restart,
     "down": down,
 }
 
