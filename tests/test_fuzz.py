@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +129,20 @@ def test_a_history_can_be_checked_again(server: ServerProcess, tmp_path: Path) -
     assert strange.stdout.startswith(f"Failed: {path}: not a history")
     missing = fuzz("--check-only", f"history={tmp_path / 'none'}")
     assert (missing.returncode, missing.stdout.splitlines()[-1]) == (1, FAILED)
+
+
+@pytest.mark.parametrize("recipe", ["p2::fuzz", "p3::fuzz"])
+@pytest.mark.parametrize("words", [["--help"], ["1", "--help"], ["ops=500"]])
+def test_an_option_where_a_word_names_the_log_is_an_option(recipe: str, words: list[str]) -> None:
+    """Otherwise `just p3::fuzz --help` would run the fuzzer, into a log of that name."""
+    just = shutil.which("just", path=Path(sys.executable).parent)
+    assert just is not None
+    shown = subprocess.run([just, "-n", recipe, *words], cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    script = re.sub(r"exec \S+", "printf '%s\\n'", shown)
+    command = subprocess.run(
+        ["sh", "-c", script, "recipe", *words, *[""] * (3 - len(words))], capture_output=True, text=True, check=True
+    )
+    assert command.stdout.splitlines()[-1] == words[-1]
 
 
 def test_without_a_just_program_it_fails(tmp_path: Path) -> None:

@@ -287,3 +287,10 @@ def test_a_port_that_speaks_something_else() -> None:
         client.close_stdout()
         assert client.wait(AT_ONCE_SECONDS) == 1
         assert client.stderr().count(b"\n") == 1
+
+
+def test_help_in_the_place_of_an_address() -> None:
+    """As `just p1::client --help` has it."""
+    for words in (["--help"], ["--server", "--help"], ["--managers", "-h"]):
+        done = subprocess.run([sys.executable, "-m", "madkv.client", *words], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: ")

@@ -210,12 +210,35 @@ def test_a_start_that_fails_ends_only_what_it_started(root: Path, capsys: pytest
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
-def test_where_there_is_no_cluster_it_is_said_how_to_get_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert operate.main(["status", f"root={root}"]) == 1
+COMMANDS = (["status"], ["kill-node", "s0.0"], ["start-node", "s0.0"], ["down"], ["rolling-restart"])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_where_there_is_no_cluster_it_is_said_how_to_get_one(
+    root: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand = "; `./justw cluster::status managers=HOST:PORT,…` looks at one that was started by hand"
+    assert operate.main([*words, f"root={root}"]) == 1
     assert capsys.readouterr().err == (
-        f"madkv cluster: there is no cluster in {root}: `./justw cluster::up` makes one; "
-        "`./justw cluster::status managers=HOST:PORT,…` looks at one that was started by hand\n"
+        f"madkv cluster: there is no cluster in {root}: `./justw cluster::up` makes one, root=DIRECTORY says where "
+        f"another one is{by_hand if words == ['status'] else ''}\n"
     )
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("words", [["up"], *COMMANDS], ids=lambda words: words[0])
+def test_a_file_is_no_root(root: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    root.write_text("years of work")
+    assert operate.main([*words, f"root={root}"]) == 1
+    assert capsys.readouterr().err.startswith(f"madkv cluster: {root} is a file: root= is for a")
+    assert root.read_text() == "years of work"
+
+
+def test_help_shows_options_as_recipes_take_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        operate.main(["up", "--help"])
+    said = capsys.readouterr().out
+    assert "  root=ROOT" in said and "[partitions=PARTITIONS]" in said and "--root" not in said
 
 
 def rows(said: str) -> list[list[str]]:

@@ -24,7 +24,7 @@ from madkv.bench.machine import machine_facts
 from madkv.bench.systems import BY_NAME, DEFAULTS, System, chosen
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, interrupt_on_terminate
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 
 SECONDS, QUICK_SECONDS = 20.0, 2.0
 LOAD_SECONDS, QUICK_LOAD_SECONDS = 60.0, 5.0
@@ -58,7 +58,7 @@ def names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what `quick` stands for is filled in."""
-    parser = argparse.ArgumentParser(prog="./justw bench::compare", description=__doc__)
+    parser = Parser(prog="./justw bench::compare", description=__doc__)
     parser.add_argument("--quick", choices=("yes", "no"), default="no", help="a look, not figures (default: no)")
     parser.add_argument(
         "--systems",

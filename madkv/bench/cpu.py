@@ -17,7 +17,7 @@ import psutil
 
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 from madkv.testing.service import Service, ServiceError
 
 RECORDS = 1000
@@ -129,7 +129,7 @@ def measure_all(options: argparse.Namespace) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; exit status 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(prog="./justw bench::cpu", description=__doc__)
+    parser = Parser(prog="./justw bench::cpu", description=__doc__)
     parser.add_argument("--calls", type=whole, default=30_000, help="calls in each run (default: %(default)s)")
     parser.add_argument("--runs", type=whole, default=3, help="runs of which the median counts (default: %(default)s)")
     parser.add_argument("--starts", type=whole, default=20, help="client starts (default: %(default)s)")

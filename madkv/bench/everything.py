@@ -4,7 +4,6 @@ A log counts when it holds its verdict, or both phases of a benchmark; so an int
 and starting this again goes on where it stopped. What failed is run again, and so is in full what was quick.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from madkv.testing.checkout import revision
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import add_shared, words
+from madkv.testing.options import Parser, add_shared, words
 from madkv.testing.service import Service, ServiceError
 
 STOP_SECONDS_MAX = 10.0
@@ -185,7 +184,7 @@ def run_all(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="madkv.bench.everything", description="Run whatever the report still lacks.")
+    parser = Parser(prog="madkv.bench.everything", description="Run whatever the report still lacks.")
     parser.add_argument("project", choices=sorted(PROJECTS))
     parser.add_argument("--just", default="just", help="the command that runs recipes (default: just)")
     parser.add_argument("--quick", choices=("yes", "no"), default="no", help="a short form of each run (default: no)")

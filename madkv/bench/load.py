@@ -26,7 +26,7 @@ from madkv.bench.pipelined import IN_FLIGHT_MAX, KINDS, SIZE_MAX
 from madkv.bench.systems import BY_NAME, System, chosen
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 from madkv.testing.service import ServiceError
 
 SYSTEMS = ["madkv-rf1", *PIPELINED]
@@ -70,7 +70,7 @@ def kinds(text: str) -> list[str]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what `quick` stands for is filled in."""
-    parser = argparse.ArgumentParser(prog="./justw bench::load", description=__doc__)
+    parser = Parser(prog="./justw bench::load", description=__doc__)
     parser.add_argument("--quick", choices=("yes", "no"), default="no", help="a look, not figures (default: no)")
     parser.add_argument("--system", choices=SYSTEMS, default="madkv-rf3", help="(default: %(default)s)")
     parser.add_argument("--kind", type=kinds, default=list(KINDS), help="write, read, or both (the default)")

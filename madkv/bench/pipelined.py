@@ -21,7 +21,7 @@ from madkv.bench.pipeline import Figures, Pipeline
 from madkv.bench.workload import VALUE_CHARACTERS
 from madkv.client.api import Client
 from madkv.testing.ending import complain, run_tool
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 
 KINDS = ("write", "read")
 KEYS_DEFAULT = 10_000
@@ -126,7 +126,7 @@ async def measured(reactor: Any, options: argparse.Namespace) -> Figures:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="madkv.bench.pipelined", description=__doc__)
+    parser = Parser(prog="madkv.bench.pipelined", description=__doc__)
     parser.add_argument("target", choices=("madkv", "etcd"))
     parser.add_argument("address", help="managers of MadKV, or a member of etcd")
     parser.add_argument("--kind", choices=KINDS, default="write", help="(default: %(default)s)")

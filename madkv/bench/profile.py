@@ -28,7 +28,7 @@ from madkv.testing.cluster import Cluster
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.node import twistd
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node
 
@@ -220,7 +220,7 @@ def profile(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="./justw bench::profile", description=__doc__)
+    parser = Parser(prog="./justw bench::profile", description=__doc__)
     parser.add_argument("--kind", choices=tuple(KINDS), default="put", help="of calls (default: %(default)s)")
     parser.add_argument("--clients", type=whole, default=1, help="(default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas (default: %(default)s)")

@@ -4,7 +4,6 @@ The prose is written by people and only read here. A line `<!-- madkv: WHAT ARGU
 `include FILE`, `about`, `machine`, `verdicts`, `log NAME`, `table FIGURE`, `figure FIGURE`, `trend FIGURE`.
 """
 
-import argparse
 import datetime
 import re
 import sys
@@ -21,7 +20,7 @@ from madkv.bench.results import KINDS
 from madkv.bench.trends import trend
 from madkv.testing.checkout import ROOT, revision
 from madkv.testing.ending import run_tool
-from madkv.testing.options import words
+from madkv.testing.options import Parser, words
 
 DIRECTIVE = re.compile(r"^<!-- madkv: (\w+)((?: [\w.-]+)*) -->$", re.MULTILINE)
 EXCERPT_LINES_MAX = 40
@@ -236,7 +235,7 @@ def write(project: Project, logs: Path, prose: Path, out: Path, results: Mapping
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="madkv.bench.report", description="Write a project's report.")
+    parser = Parser(prog="madkv.bench.report", description="Write a project's report.")
     parser.add_argument("project", choices=sorted(PROJECTS))
     parser.add_argument("--partial", choices=("yes", "no"), default="no", help="although results are missing")
     parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")

@@ -27,7 +27,7 @@ from madkv.testing import certificates
 from madkv.testing.checkout import origin
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.transcript import Progress, print_result
 
 READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
@@ -234,7 +234,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             joined[-1] = "-p" + word
         else:
             joined.append(word)
-    parser = argparse.ArgumentParser(prog="madkv.bench.run", description="Run one YCSB workload against a service.")
+    parser = Parser(prog="madkv.bench.run", description="Run one YCSB workload against a service.")
     parser.add_argument("nclis", type=whole, help=f"number of clients, 1 to {CLIENTS_MAX}, each a process of its own")
     parser.add_argument("wload", help="a letter from a to f, or the path of a YCSB property file")
     parser.add_argument("--module", default="p1", help="whose `client` recipe starts the clients (default: p1)")

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     if not (_is_open(0) and _is_open(1)):
         _notice("stdin and stdout must be open")  # else a socket would get the number, and the server our answers
         return EXIT_FAILED
-    if arguments in (["--help"], ["-h"]):
+    if "--help" in arguments or "-h" in arguments:  # a recipe puts it where its address may stand
         from madkv.client import line
 
         print(f"{USAGE}\n\n{line.__doc__}")

@@ -70,7 +70,7 @@ class Node(Process):
         super().__init__(program, seat.node, reactor, tls)
         self._seat = seat
         self._service = service
-        self._peer_service = PeerFactory(reactor, introduce)
+        self._peer_service = PeerFactory(reactor, introduce, seat.node)
         self._ports: list[IListeningPort] = []
         self._directory: Directory | None = None
         self._host: ReplicaHost | None = None

@@ -419,7 +419,10 @@ class PeerProtocol(BoxProtocol):
         elif command == codec.INTRODUCE and self._factory.introduce is not None:
             self._introduce(tag, box)
         elif command == codec.HELLO:
-            self.send(codec.answer_error(tag, Rejected("this port is for replicas (p2p); clients connect to another")))
+            here = self.transport.getHost()
+            address, node = show_address((here.host, here.port)), self._factory.node
+            why = f"{address} is the p2p port of {node}, for other replicas; clients connect to another port"
+            self.send(codec.answer_error(tag, Rejected(why)))
             self.finish()
         else:
             self.send(
@@ -547,9 +550,11 @@ class PeerFactory(Factory):
     noisy = False
     log = Logger()
 
-    def __init__(self, reactor: Any, introduce: Introduce | None = None) -> None:
-        """`introduce` answers what a manager asks another at its first start; servers have none."""
+    def __init__(self, reactor: Any, introduce: Introduce | None = None, node: str = "a node") -> None:
+        """`introduce` answers what a manager asks another at its first start; servers have none. `node` is who this is
+        to a client that comes to the wrong port."""
         self._reactor = reactor
+        self.node = node
         self.introduce = introduce
         self.links: PeerLinks | None = None
         self.connections: set[PeerProtocol] = set()

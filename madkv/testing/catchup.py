@@ -20,7 +20,7 @@ from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -251,7 +251,7 @@ def _data(cluster: Cluster, node: Node) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it went as it should."""
-    parser = argparse.ArgumentParser(prog="catchup", description=__doc__)
+    parser = Parser(prog="catchup", description=__doc__)
     parser.add_argument("--writes", type=whole, default=WRITES, help="default: %(default)s")
     parser.add_argument("--value-bytes", type=whole, default=100, help="default: %(default)s")
     parser.add_argument("--clients", type=whole, default=4, help="line clients (default: %(default)s)")

@@ -23,7 +23,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fleet import CLIENTS_MAX
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.network import Network, enter, is_entered, is_possible
-from madkv.testing.options import add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole, words
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -239,7 +239,7 @@ def _fuzz_options(options: argparse.Namespace, address: str) -> argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = argparse.ArgumentParser(prog="chaos", description="A cluster under faults, every answer judged.")
+    parser = Parser(prog="chaos", description="A cluster under faults, every answer judged.")
     parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)g")
     add_shared(parser, "partitions", "rf", "managers", "just", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")

@@ -3,7 +3,6 @@
 All steps run, also after one that failed; the last lines say which did.
 """
 
-import argparse
 import glob
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from madkv.testing.checkout import checkout
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import words
+from madkv.testing.options import Parser, words
 
 NOT_PRODUCTION = "madkv/testing/*,madkv/bench/*"
 COVERAGE_PERCENT_MIN = 90
@@ -152,7 +151,7 @@ def check_but_trial(steps: Steps, pytest_options: Sequence[str], environment: di
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="./justw test", description=__doc__)
+    parser = Parser(prog="./justw test", description=__doc__)
     parser.add_argument("--fast", choices=("yes", "no"), default="no", help="run pytest alone (default: %(default)s)")
     options, pytest_options = parser.parse_known_args(words(sys.argv[1:] if argv is None else argv))
     interrupt_on_terminate()

@@ -10,7 +10,7 @@ from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crashfuzz",
         description=__doc__,
         epilog="All else is handed on to the fuzzer. ops= times the clients is how many calls there are at least.",

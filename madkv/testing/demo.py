@@ -1,6 +1,5 @@
 """`./justw demo`: a cluster of its own, clients at work on it, its leader killed under them, every answer checked."""
 
-import argparse
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.health import table
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import add_shared, words
+from madkv.testing.options import Parser, add_shared, words
 from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript
 
@@ -73,7 +72,7 @@ def work(cluster: Cluster, just: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The demo; exit status 0 when everything in it succeeded."""
-    parser = argparse.ArgumentParser(prog="./justw demo", description=__doc__)
+    parser = Parser(prog="./justw demo", description=__doc__)
     add_shared(parser, "just", "tls")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
     interrupt_on_terminate()

@@ -17,20 +17,24 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from madkv.operate.ask import ask_map
+from madkv.addresses import show_address
+from madkv.client.router import MANAGERS, Router
+from madkv.errors import MadKVError, ProtocolError, TLSError
+from madkv.operate.ask import ask, ask_map
 from madkv.partitions import PartitionMap
 from madkv.testing import certificates
 from madkv.testing.calls import Plan, sample
 from madkv.testing.checkout import origin
-from madkv.testing.ending import run_tool
+from madkv.testing.ending import complain, run_tool
 from madkv.testing.explain import in_words, shortest
 from madkv.testing.fleet import CLIENTS_MAX, STOP_SECONDS, Fleet
 from madkv.testing.history import KINDS, Operation, Ours, read_history, write_history
 from madkv.testing.linearizability import Finding, Verdict, check
 from madkv.testing.lines import Call, MalformedReply, line, parse, show
-from madkv.testing.options import add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole, words
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict
+from madkv.wire import codec
 
 CALLS_PER_CLIENT = 10_000
 CALLS_MAX = 100_000
@@ -42,6 +46,8 @@ EXPLAIN_SECONDS = 20.0
 EXPLAINED_KEYS_MAX = 5
 RUN_ID_DIGITS = 12
 VERDICT = "Fuzz testing result: {}"
+EXIT_USAGE = 2
+"""As argparse ends where words make no sense."""
 
 
 class FuzzFailed(Exception):
@@ -305,7 +311,7 @@ def check_again(options: argparse.Namespace, out: Transcript) -> bool:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; exits with a message when it makes no sense."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fuzz",
         description="Call a running service at random from many clients and check every answer. "
         "Options may be written name=value or --name=value.",
@@ -357,9 +363,32 @@ def fuzz_service(options: argparse.Namespace, out: Transcript) -> bool:
     return fuzz(options, out)
 
 
+def wrong_address(options: argparse.Namespace) -> str | None:
+    """Why the clients would refuse their address, where something answers that tells; else None."""
+    text, is_single = options.address, options.module == "p1"
+    try:
+        certificates.take(options)
+        router = Router(text, None) if is_single else Router(None, text)
+        group = 0 if is_single else MANAGERS
+        for replica, address in enumerate(router.addresses(group)):
+            try:
+                hello = ask(show_address(address), codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+                router.check_hello(group, replica, hello)
+            except (OSError, ProtocolError, TLSError):
+                pass  # it may be there later, or be something that other clients know
+    except certificates.CertificatesError:
+        return None  # as the run is going to say
+    except MadKVError as error:
+        return str(error)
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0 when it passed."""
+    """The command; 0 when it passed, EXIT_USAGE when there is nothing to judge at that address."""
     options = parse_options(sys.argv[1:] if argv is None else argv)
+    if not options.check_only and (why := wrong_address(options)):
+        complain(f"madkv fuzz: {why}")
+        return EXIT_USAGE
     return end_in_verdict(
         options.log,
         lambda out: check_again(options, out) if options.check_only else fuzz_service(options, out),

@@ -27,7 +27,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fuzz import count, judge
 from madkv.testing.history import Kind, Operation, Result, write_history
 from madkv.testing.lines import show
-from madkv.testing.options import add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole, words
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -281,7 +281,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = argparse.ArgumentParser(prog="killall", description="All processes of a cluster killed, again and again.")
+    parser = Parser(prog="killall", description="All processes of a cluster killed, again and again.")
     parser.add_argument("--rounds", type=whole, default=10, help="how often (default: %(default)s)")
     add_shared(parser, "partitions", "rf", "managers", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=6, help="default: %(default)s")

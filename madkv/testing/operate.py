@@ -19,7 +19,7 @@ from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
 from madkv.testing.health import report
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.rolling import restart_all
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
@@ -37,7 +37,9 @@ def described(shape: Shape) -> str:
 
 
 def _new(root: Path, options: argparse.Namespace) -> Cluster:
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and not root.is_dir():
+        raise ClusterError(f"{root} is a file: root= is for a directory, which is made if it is not there")
+    if root.exists() and any(root.iterdir()):
         raise ClusterError(f"{root} is no cluster's, and not empty: give another root=, or nothing")
     rf = REPLICAS if options.rf is None else options.rf or None
     managers = options.managers
@@ -46,6 +48,17 @@ def _new(root: Path, options: argparse.Namespace) -> Cluster:
     partitions = PARTITIONS if options.partitions is None else options.partitions
     count = MANAGERS if rf and managers is None else managers or 1
     return Cluster.local(root, partitions, rf, count, certificates.are_wanted(options), options.http == "yes")
+
+
+def _load(root: Path) -> Cluster:
+    """The cluster in `root`. Raises ClusterError, which says what to do where there is none."""
+    if root.exists() and not root.is_dir():
+        raise ClusterError(f"{root} is a file: root= is for a cluster's directory")
+    if not (root / STATE).exists():
+        raise ClusterError(
+            f"there is no cluster in {root}: `./justw cluster::up` makes one, root=DIRECTORY says where another one is"
+        )
+    return Cluster.load(root)
 
 
 def _present(root: Path, options: argparse.Namespace) -> Cluster:
@@ -122,7 +135,7 @@ def up(options: argparse.Namespace) -> int:
 
 def down(options: argparse.Namespace) -> int:
     """End a cluster; unless it is kept, remove its files, and nothing else."""
-    cluster = Cluster.load(options.root)
+    cluster = _load(options.root)
     in_order = cluster.stop()
     print(f"ended{'' if in_order else ', some by force'}; files {'kept' if options.keep == 'yes' else 'removed'}")
     if options.keep == "no" and (left := cluster.remove_files()):
@@ -132,7 +145,7 @@ def down(options: argparse.Namespace) -> int:
 
 def kill_node(options: argparse.Namespace) -> int:
     """End one node without asking it."""
-    cluster = Cluster.load(options.root)
+    cluster = _load(options.root)
     node = cluster.shape.node(options.node)
     if not cluster.is_running(node):
         raise ClusterError(f"{node} does not run")
@@ -143,7 +156,7 @@ def kill_node(options: argparse.Namespace) -> int:
 
 def start_node(options: argparse.Namespace) -> int:
     """Start one node again."""
-    cluster = Cluster.load(options.root)
+    cluster = _load(options.root)
     node = cluster.shape.node(options.node)
     if cluster.is_running(node):
         raise ClusterError(f"{node} runs already")
@@ -156,7 +169,7 @@ def start_node(options: argparse.Namespace) -> int:
 def rolling_restart(options: argparse.Namespace) -> int:
     """Restart every node, one after the other: each group's leader last, after it has handed over; the next one only
     when the last has caught up. Clients notice nothing, where groups have replicas."""
-    cluster = Cluster.load(options.root)
+    cluster = _load(options.root)
     if down := [node for node in cluster.shape.nodes() if not cluster.is_running(node)]:
         raise ClusterError(f"{listed(down)}: not running, so others may be needed; `./justw cluster::up` starts all")
     for group in cluster.shape.groups:
@@ -191,7 +204,7 @@ def why_needed(node: Node, group: dict[Node, Status | None]) -> str | None:
 
 def replace_disk(options: argparse.Namespace) -> int:
     """Take one node's disk for lost: end it, empty its directory, have it replaced, wait until it has caught up."""
-    cluster = Cluster.load(options.root)
+    cluster = _load(options.root)
     node = cluster.shape.node(options.node)
     if why := why_needed(node, cluster.statuses(cluster.shape.nodes(node.group))):
         raise ClusterError(f"group {node.group} cannot do without {node}: {why}")
@@ -216,12 +229,11 @@ def status(options: argparse.Namespace) -> int:
     if options.managers is not None:
         certificates.take(options)
         return report(look_by_managers(options.managers), None, options.managers)
-    if not (options.root / STATE).exists():
-        raise ClusterError(
-            f"there is no cluster in {options.root}: `./justw cluster::up` makes one; "
-            "`./justw cluster::status managers=HOST:PORT,…` looks at one that was started by hand"
-        )
-    return _report(Cluster.load(options.root))
+    try:
+        return _report(_load(options.root))
+    except ClusterError as error:
+        hand = "`./justw cluster::status managers=HOST:PORT,…` looks at one that was started by hand"
+        raise ClusterError(f"{error}; {hand}") from None
 
 
 def _report(cluster: Cluster) -> int:
@@ -251,7 +263,7 @@ COMMANDS = {
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; exits with a message when it makes no sense."""
-    parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
+    parser = Parser(prog="cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         each = commands.add_parser(name, description=command.__doc__)

@@ -12,6 +12,21 @@ _ASSIGNMENT = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
+_SHOWN = re.compile(r"--([a-z][a-z0-9-]*) (?=[A-Z{])")
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows options as recipes take them: `root=ROOT`; `--root ROOT` is understood as well."""
+
+    def format_usage(self) -> str:
+        """The usage in a line or two."""
+        return _SHOWN.sub(r"\1=", super().format_usage())
+
+    def format_help(self) -> str:
+        """All that `--help` prints."""
+        return _SHOWN.sub(r"\1=", super().format_help())
+
+
 def words(argv: Sequence[str]) -> list[str]:
     """Rewrite each `name=value` to `--name=value`, so that recipes can take options the way `just` users write them.
 

@@ -16,7 +16,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -125,7 +125,7 @@ def judge(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = argparse.ArgumentParser(prog="rolling", description=__doc__)
+    parser = Parser(prog="rolling", description=__doc__)
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
     add_shared(parser, "just", "log", "partitions", "rf", "managers")
     options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))

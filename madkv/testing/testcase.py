@@ -17,7 +17,7 @@ from madkv.testing.cluster import Cluster, listed
 from madkv.testing.cluster_cases import PROJECT_2, PROJECT_3, ClusterTestcase, Stage
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole, words
 from madkv.testing.scene import NAMES, Scene, SceneBroken
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict
@@ -89,7 +89,7 @@ def count(number: int, what: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the testcase passed."""
-    parser = argparse.ArgumentParser(prog="testcase", description=__doc__)
+    parser = Parser(prog="testcase", description=__doc__)
     parser.add_argument("num", type=whole, help="which testcase")
     parser.add_argument("--module", choices=TESTCASES, default="p1", help="of which project (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")

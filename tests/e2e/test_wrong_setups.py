@@ -3,6 +3,8 @@
 import itertools
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from madkv.client.blocking import BlockingClient
 from madkv.testing.cluster import Cluster
 from madkv.testing.ports import free_ports
 from tests.e2e.clusters import client_refusal, command, out_of_the_way, refusal
-from tests.processes import ServerProcess
+from tests.processes import ROOT, ServerProcess
 
 KEYS = [b"0", b"Zebra", b"z"]
 """Of both partitions."""
@@ -122,11 +124,12 @@ def test_a_partition_and_a_replica_that_there_are_not(cluster: Cluster, blank: P
 def test_managers_that_are_none(cluster: Cluster, blank: Path, server: ServerProcess) -> None:
     shape = cluster.shape
     advice = "not a manager; --managers is for the managers' addresses"
+    another = "for other replicas; clients connect to another port"
     for address, what in ((shape.servers[0], "server s0.0"), (server.address, "a server without managers")):
         line = refusal(command(cluster, "s0.1", blank, managers=address, **elsewhere()))
         assert line == f"{address} is {what}, {advice}"
     line = refusal(command(cluster, "s0.1", blank, managers=shape.manager_p2ps[0], **elsewhere()))
-    assert line == "this port is for replicas (p2p); clients connect to another"
+    assert line == f"{shape.manager_p2ps[0]} is the p2p port of m.0, {another}"
 
 
 def test_clients(cluster: Cluster, server: ServerProcess) -> None:
@@ -139,8 +142,30 @@ def test_clients(cluster: Cluster, server: ServerProcess) -> None:
         ("--managers", server.address, "is a server without managers: give the client its address as --server"),
     ):
         assert client_refusal(option, address) == f"{address} {line}"
-    for option, address in (("--managers", shape.manager_p2ps[0]), ("--server", shape.server_p2ps[0])):
-        assert client_refusal(option, address) == "this port is for replicas (p2p); clients connect to another"
+    for option, address, node in (
+        ("--managers", shape.manager_p2ps[0], "m.0"),
+        ("--server", shape.server_p2ps[4], "s1.1"),
+    ):
+        line = f"{address} is the p2p port of {node}, for other replicas; clients connect to another port"
+        assert client_refusal(option, address) == line
+
+
+def test_a_fuzzer_has_nothing_to_judge_there(cluster: Cluster, server: ServerProcess, tmp_path: Path) -> None:
+    """It ends as for any words that make no sense, in the line of the client that it would start, without a verdict."""
+    shape = cluster.shape
+    for module, address, line in (
+        ("p3", shape.servers[1], "is server s0.1, not a manager: give the client the managers' addresses (--managers)"),
+        ("p3", server.address, "is a server without managers: give the client its address as --server"),
+        ("p3", shape.manager_p2ps[2], "is the p2p port of m.2, for other replicas; clients connect to another port"),
+        ("p1", shape.managers[0], "is manager m.0: give the client the managers' addresses (--managers)"),
+    ):
+        log = tmp_path / "fuzz.log"
+        words = ["1", "no", "--module", module, "--address", address, "--log", str(log), "--just", "nothing"]
+        done = subprocess.run(
+            [sys.executable, "-m", "madkv.testing.fuzz", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"madkv fuzz: {address} {line}\n")
+        assert not log.exists()
 
 
 # --- In the place of a server -----------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Run simulations, or play one again: `python -m madkv.testing.sim run N`, `... replay SEED`."""
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -18,7 +17,7 @@ from twisted.logger import globalLogBeginner
 
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import words
+from madkv.testing.options import Parser, words
 from madkv.testing.sim.cluster_storm import ClusterStorm
 from madkv.testing.sim.storm import Outcome, Storm
 from madkv.testing.transcript import Progress
@@ -158,7 +157,7 @@ def replay(seed: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="./justw sim::", description=__doc__)
+    parser = Parser(prog="./justw sim::", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run this many seeds on all cores")
     running.add_argument("count", type=int)
