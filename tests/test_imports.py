@@ -67,8 +67,8 @@ ROOMS = {
     "madkv.manager.": Room(
         (
             *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
-            *("madkv.server.disk", "madkv.server.host", "madkv.server.node", "madkv.server.peers"),
-            *("madkv.server.parts", "madkv.server.process", "madkv.server.reactor", "madkv.server.replica"),
+            *("madkv.server.disk", "madkv.server.host", "madkv.server.logs", "madkv.server.node", "madkv.server.parts"),
+            *("madkv.server.peers", "madkv.server.process", "madkv.server.reactor", "madkv.server.replica"),
             "madkv.monitor.option",
         ),
         ("attr", "attrs", "twisted", "zope"),

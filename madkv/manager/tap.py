@@ -27,6 +27,7 @@ from madkv.monitor.option import OPTION, read_http, with_http
 from madkv.operations import FillManager, Found, Operation
 from madkv.raft.configuration import Configuration, Member
 from madkv.server.host import ReplicaHost
+from madkv.server.logs import OPTIONS, check_log_options, observed, observer_of
 from madkv.server.node import Node, Seat
 from madkv.server.parts import Machine
 from madkv.server.process import TLS_PARAMETERS, take_tls, usage_errors, whole_number
@@ -96,11 +97,13 @@ class Options(usage.Options):
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
         *TLS_PARAMETERS,
         OPTION,
+        *OPTIONS,
     ]  # fmt: skip
 
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
         take_tls(self)
+        check_log_options(self)
         for name, what in (("servers", "where the servers are"), ("backer", "where to keep the data")):
             if not self[name]:
                 raise usage.UsageError(f"--{name} is needed: {what}")
@@ -301,5 +304,5 @@ class ManagerService(Node):
 
 def makeService(options: Options) -> IService:
     """The manager that the options describe; nothing is opened yet."""
-    reactor = installed_reactor()
-    return with_http(ManagerService(options["shape"], reactor, options["tls"]), options["http"])
+    process = ManagerService(options["shape"], installed_reactor(), options["tls"])
+    return observed(with_http(process, options["http"]), observer_of(options, process.node))

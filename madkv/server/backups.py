@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from madkv.errors import Busy, InternalError, InvalidArgument, MadKVError, ScanExpired
 from madkv.limits import BACKUP_IDLE_SECONDS_MAX, BACKUP_SECONDS_MAX, BACKUPS_MAX, SCAN_PAGE_BYTES, SCAN_PAGE_PAIRS
@@ -38,6 +39,8 @@ class _Backup:
 
 class Backups:
     """Those of one replica. A cursor names one of them, on the connection that it was given to."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class Backups:
         self._last_cursor += 1
         backup = _Backup(owner, cut, iter(cut), self._clock.seconds() + BACKUP_SECONDS_MAX)
         self._backups[self._last_cursor] = backup
+        self.log.info("a backup of group {group} begins, as of entry {index}", group=host.group, index=index)
         head = field(b"group", host.group.encode()) + codec.integer(b"index", index) + codec.integer(b"term", term)
         return head + blob(b"ownership", ownership.encode()) + await self._next(self._last_cursor, backup)
 

@@ -166,6 +166,7 @@ class ReplicaHost:
             raise Rejected(f"replica {number} of group {group} is {lag:,} entries behind: wait until it has caught up")
         if not replica.transfer_leadership(to):
             raise Rejected(f"replica {number} of group {group} does not answer its leader")
+        self.log.info("asked to hand group {group} over to replica {replica}", group=group, replica=number)
         await self._until(lambda: core.leader not in (None, self.member))
         if replica.leads:
             raise Rejected(f"replica {number} of group {group} has not taken over in time: the lead stays where it was")

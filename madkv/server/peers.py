@@ -347,7 +347,7 @@ class _Link:
         links.taken()
         if self._was_lost:
             links.noted("back", self._replica)
-        self._tell(f"connected to {self._peer}")
+        self._tell(f"connected to {self._peer}", is_fault=False)
         since = self._reactor.seconds()
         why = await protocol.ended()
         self._was_lost = True
@@ -369,11 +369,12 @@ class _Link:
             protocol.transport.abortConnection()
             await ended
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, *, is_fault: bool = True) -> None:
         """Log what changes, and not every attempt."""
         if text != self._told:
             self._told = text
-            self._links.log.info("{text}", text=text)
+            log = self._links.log
+            (log.warn if is_fault else log.info)("{text}", text=text)
 
 
 # --- Connections that others open -----------------------------------------------------------------------------------
@@ -604,7 +605,7 @@ class PeerFactory(Factory):
         if why not in self._refusals:
             line = f"refused a connection of {peer}: {why}"
             if len(self._refusals) < PEER_REFUSALS_KEPT:
-                self.log.info("{line}", line=line)
+                self.log.warn("{line}", line=line)
             else:
                 self._refused.say(line)
             self._refusals.append(why)

@@ -164,12 +164,13 @@ class Registration:
             await self._go_to(leader if leader is not None and is_hint else self._at + 1)
             return 0.0 if self._failed_in_a_row % count else RETRY_SECONDS
         except (Rejected, InvalidArgument, VersionMismatch) as refusal:
-            self._say(f"the manager at {show_address(self._address)} refuses this server: {refusal}")
+            self._say(f"the manager at {show_address(self._address)} refuses this server: {refusal}", is_fault=True)
             self._rejected(str(refusal))
             return AGAIN_SECONDS
         except (error.ConnectError, error.ConnectionClosed, error.DNSLookupError, MadKVError, Overdue) as problem:
             self._failed_in_a_row += 1
-            self._say(f"waiting for the manager at {show_address(self._address)}: {problem or type(problem).__name__}")
+            why = problem or type(problem).__name__
+            self._say(f"waiting for the manager at {show_address(self._address)}: {why}", is_fault=True)
             # Also from one that is busy: it may wait for the others for as long as it cannot reach them.
             await self._go_to(self._at + 1)
             return 0.0 if self._failed_in_a_row % len(self._managers) else RETRY_SECONDS
@@ -222,8 +223,8 @@ class Registration:
             if connection is not None:
                 await connection.abort()
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, is_fault: bool = False) -> None:
         """Once, until something else is to be said."""
         if text != self._said:
             self._said = text
-            self.log.info("{text}", text=text)
+            (self.log.warn if is_fault else self.log.info)("{text}", text=text)

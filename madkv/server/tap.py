@@ -19,6 +19,7 @@ from madkv.raft.configuration import DISK_ID_BYTES, Member
 from madkv.raft.messages import Message
 from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
+from madkv.server.logs import OPTIONS, check_log_options, observed, observer_of
 from madkv.server.parts import Tuning
 from madkv.server.process import TLS_PARAMETERS, Inside, Process, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
@@ -55,11 +56,13 @@ class Options(usage.Options):
         ["backer", "b", None, "Directory for everything durable; made if it is not there."],
         *TLS_PARAMETERS,
         OPTION,
+        *OPTIONS,
     ]
 
     def postOptions(self) -> None:
         """Check what was given, so that a mistake is one line and a usage text."""
         take_tls(self)
+        check_log_options(self)
         with usage_errors("listen"):
             self["listen"] = parse_address(self["listen"], port_min=0)
         with usage_errors("http"):
@@ -187,4 +190,4 @@ def makeService(options: Options) -> IService:
     shape: Shape | None = options["shape"]
     tls = options["tls"]
     process = ServerService(options["listen"], reactor, tls) if shape is None else ClusteredServer(shape, reactor, tls)
-    return with_http(process, options["http"])
+    return observed(with_http(process, options["http"]), observer_of(options, "s0" if shape is None else shape.node))
