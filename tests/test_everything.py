@@ -80,7 +80,7 @@ def test_everything_names_what_failed(
 
 
 def test_everything_ends_its_service(small: Project, tmp_path: Path) -> None:
-    with everything.launched(small.configurations[0], STANDIN, tmp_path) as service:
+    with everything.launched(small.configurations[0], STANDIN, tmp_path, tls=False) as service:
         assert service is not None
         _, port = parse_address(service.address)
         assert is_listening(port)
