@@ -73,7 +73,7 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
 
 
 def launched(
-    configuration: Configuration, just: str, root: Path, tls: bool
+    configuration: Configuration, just: str, root: Path, tls: bool = False
 ) -> AbstractContextManager[Service] | AbstractContextManager[Cluster] | AbstractContextManager[None]:
     """What a run is made against, to be entered; None for a tool that launches what it needs. Raises ServiceError."""
     if configuration.cluster:
