@@ -297,6 +297,7 @@ def manager(data: bytes) -> None:
         clock, factory = door.factory._clock, door.factory
         garbage, honest = Garbage(factory), Talker(factory)
         door.client.protocol.connectionLost()
+        honest.call(codec.STATUS)  # whoever says nothing at all is soon taken for nobody
         firsts = dict(door.machine.firsts)
         while draw.more:
             what = draw.byte() % 8
