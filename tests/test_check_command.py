@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -136,14 +137,14 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"madkv check: {tmp_path} is empty: it is no node's directory"
     assert refusal(tmp_path / "none") == f"madkv check: there is no directory {tmp_path}/none"
     (tmp_path / "file").write_text("")
-    assert "Not a directory" in refusal(tmp_path / "file")
+    assert refusal(tmp_path / "file") == f"madkv check: {tmp_path}/file is no backup of MadKV"
 
 
 def test_help() -> None:
     done = check("--help")
     assert done.returncode == 0
-    for word in ("DIR", "--json", "Exit status", "change nothing"):
-        assert word in done.stdout
+    for word in ("PATH", "--json", "Exit status", "change nothing"):
+        assert word in " ".join(done.stdout.split())
 
 
 def test_a_terminal_is_told_how_far_it_is(store: Path) -> None:
@@ -164,6 +165,25 @@ def test_a_terminal_is_told_how_far_it_is(store: Path) -> None:
         told = said.read(4096).decode()
     assert "log.0: 0 of 3" in told
     assert done.stdout.endswith(": sound\n")
+
+
+def test_interrupted_while_it_begins_it_leaves_nothing_behind(store: Path) -> None:
+    """The process that reads is there, and the one that is interrupted does not know of it yet."""
+    script = "import os, signal, sys; from madkv import cli; from madkv.operate import check\n"
+    script += "from multiprocessing.popen_fork import Popen\n"
+    script += "check.check_data = lambda *_: signal.pause()\n"
+    script += "launch = Popen._launch\n"
+    script += "def launched(self, process):\n"
+    script += "    launch(self, process)\n"
+    script += "    print(self.pid, 'looks', flush=True)\n"
+    script += "    os.kill(os.getpid(), signal.SIGINT)\n"
+    script += "Popen._launch = launched\n"
+    script += "sys.exit(cli.main(['check', sys.argv[1]]))"
+    with Process([sys.executable, "-c", script, str(store)]) as process:
+        looker = int(process.wait_for(r"^([0-9]+) looks")[1])
+        assert process.wait() == 130
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(looker).wait(CHECK_SECONDS_MAX)
 
 
 def test_interrupted_it_ends_at_once_and_alone(store: Path) -> None:

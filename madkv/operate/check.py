@@ -51,14 +51,19 @@ def look(directory: Path, progress: Callable[[str, int, int], None]) -> Report:
         context = multiprocessing.get_context("fork")  # there are no threads, and it starts at once
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_look_apart, args=(directory, report, sender), daemon=True)
-        process.start()
-        sender.close()
+        # Interrupted while it begins, this one would not know of it, and leave it behind.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            sender.close()
             with closing(receiver):
                 report, table, done, total = _hear(receiver, (report, "", 0, 0), progress)
             process.join()
         finally:
-            process.kill()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if process.pid is not None:
+                process.kill()
     if process.exitcode is None or process.exitcode > 0:
         raise MadKVError("the check failed by itself; what is above says where")
     if process.exitcode < 0:
