@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from madkv.client.blocking import BlockingClient
@@ -387,6 +388,9 @@ def test_port_in_use_in_the_background(server: ServerProcess, tmp_path: Path) ->
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 1
     assert f"Couldn't listen on {server.address}" in ended.stderr
+    for left in tmp_path.glob("*.pid"):  # the child has told that it failed, and may not have ended yet
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            psutil.Process(int(left.read_text())).wait(SECONDS_MAX)
     assert list(tmp_path.glob("*.pid")) == []
 
 
