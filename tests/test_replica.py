@@ -87,6 +87,39 @@ class ProposeTest(ReplicaTestCase):
             group.cut = set()
             group.tick(2)
 
+    def test_a_batch_does_not_wait_for_a_slow_disk_of_the_leader(self) -> None:
+        """The quickest are a majority only with it. It was well when the first one began, and that one shows it."""
+        group = self.make(3)
+        leader = group.elect(0)
+        group.tick(2)
+        leader.disk.is_quick = False
+        first = leader.propose(put(b"first", b"v"))
+        group.settle()
+        group.clock.advance(PATIENCE_SECONDS)
+        group.settle()
+        self.assertEqual(first, [False])
+        for number in range(5):
+            answers = leader.propose(put(b"k%d" % number, b"v"))
+            group.settle()
+            self.assertEqual(answers, [False], "without waiting")
+
+    def test_a_batch_does_not_wait_for_tables_of_the_leader(self) -> None:
+        """A commit that brings them up to date takes long; what is written with it has been sent by then."""
+        group = self.make(3, flush_entries=1)
+        leader = group.elect(0)
+        group.tick(2)
+        leader.disk.is_quick = False
+        leader.propose(put(b"applied", b"v"))
+        group.settle()
+        leader.propose(put(b"while that is written", b"v"))
+        leader.disk.go_on()
+        group.settle()
+        answers = leader.propose(put(b"beside tables", b"v"))
+        leader.disk.go_on()
+        group.settle()
+        self.assertTrue(leader.pairs._frozen.keys, "its disk is not done with them")
+        self.assertEqual(answers, [False])
+
     def test_a_lost_leadership_is_no_refusal(self) -> None:
         """The entry is in the log, and the next leader may commit it: nobody may say that it was not executed."""
         group = self.make(3)

@@ -620,7 +620,7 @@ class RaftCore(ReplicaState):
             if leading.reads_waiting:
                 leading.start_round()
             if leading.progress:
-                leading.serve_peers()
+                leading.serve_peers(own_disk_is_free=takes_persist and self._persisting is None)
         persist = self._take_persist(takes_persist)
         # Most are empty most of the time; what is handed over is never added to again.
         committed = reads = refused = snapshots = pieces = _NOTHING

@@ -113,11 +113,20 @@ class Leadership:
         self._late_end = self._asked_end = self.batch_end
         if self.batch_end > self._state.commit_index:
             self._quick_to_write.all_are_asked()
+            self._count_those_who_have_it()
+
+    def _count_those_who_have_it(self) -> None:
+        """Whoever has the batch on its way will not answer again, and is no slower for that than those to come."""
+        if self.batch_end > self._state.commit_index:
+            for peer, progress in self.progress.items():
+                if progress.match_index >= self.batch_end:
+                    self._quick_to_write.answered(peer)
 
     def hurry(self) -> None:
         """The batch on its way takes long, or will: one that it waits for is gone or busy. Let all have it."""
         self._late_end = self.batch_end
         self._quick_to_write.ask_all(self.progress)
+        self._count_those_who_have_it()
 
     def _let_another_lead(self) -> bool:
         """This leader's disk hangs. It could go on for ever: heartbeats need no disk, and others' may commit.
@@ -181,8 +190,8 @@ class Leadership:
         for new in sorted(peers - self.progress.keys()):
             self.progress[new] = Progress(next_index=state.log.last_index + 1, heard_tick=state.ticks)
         self.voting = [self.progress[peer] for peer in peers & state.configuration.voters]
-        self._quick_to_answer.ask_all(peers)
-        self._quick_to_write.ask_all(peers)
+        self._quick_to_answer.ask_all(self.progress)
+        self._quick_to_write.ask_all(self.progress)
         self.has_more_to_send = self.has_more_to_send and bool(peers)
         # Of fewer voters those that have answered may be a majority.
         self._release_rounds()
@@ -284,7 +293,7 @@ class Leadership:
 
     # --- Sending ----------------------------------------------------------------------------------------------------
 
-    def serve_peers(self) -> None:
+    def serve_peers(self, *, own_disk_is_free: bool) -> None:
         """Send to all peers; when this Ready can carry no more, the next one begins with the next peer.
 
         One batch is on its way at a time: until it is committed the next one gathers, and costs all members one message
@@ -292,14 +301,16 @@ class Leadership:
 
         It goes to as many as make a majority, the quickest; the others get what there is with every tick, at a fraction
         of the cost, or when `hurry` is called. A large one goes to all: a message and a commit each are little beside
-        what it holds, and then it waits for nobody who happens to be busy.
+        what it holds, and then it waits for nobody who happens to be busy. So does any that begins while the leader's
+        own disk is busy: the quickest are a majority only with it.
         """
         bounds, order = self._state.bounds, [*self.progress.items()]
         self._entries_left, self._bytes_left = bounds.turn_entries, bounds.turn_bytes
         # Nothing is proposed while the leadership is handed over, and whoever takes it needs all there is.
         if self._state.commit_index >= self.batch_end or self._transfer_to is not None:
             self.batch_end = self._state.log.last_index
-            if self._transfer_to is not None or self.batch_end - self._state.commit_index >= LARGE_BATCH:
+            is_large = self.batch_end - self._state.commit_index >= LARGE_BATCH
+            if is_large or not own_disk_is_free or self._transfer_to is not None:
                 self._late_end = self.batch_end
         if self.has_more_to_send:
             self.has_more_to_send = False

@@ -494,7 +494,8 @@ class Replica:
                     self._wants_turn = True  # For what an election leads to.
             else:
                 if batch.applied_index is not None:
-                    self.core.hurry()  # It takes long, and others do not have to wait for it.
+                    self.core.hurry()  # It takes long, and what is sent already need not wait for it.
+                    self._wants_turn = True
                 # A follower has little else to do meanwhile; a leader takes in the next batch.
                 self._run_on_disk(
                     lambda: self._storage.write(batch),

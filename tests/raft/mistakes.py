@@ -339,14 +339,31 @@ MUTATIONS: list[tuple[str, str, list[tuple[str, str]]]] = [
         "a large batch waits for the quickest alone",
         "leadership.py",
         [
-            (" or self.batch_end - self._state.commit_index >= LARGE_BATCH:", ":"),
+            ("if is_large or not own_disk_is_free", "if not own_disk_is_free"),
         ],
     ),
     (
         "the target of a hand-over lacks the latest entries",
         "leadership.py",
         [
-            ("if self._transfer_to is not None or self.batch_end - self", "if self.batch_end - self"),
+            (" or not own_disk_is_free or self._transfer_to is not None:", " or not own_disk_is_free:"),
+        ],
+    ),
+    (
+        "a batch waits for the leader's own disk",
+        "leadership.py",
+        [
+            ("if is_large or not own_disk_is_free or", "if is_large or"),
+        ],
+    ),
+    (
+        "who has answered before all were asked is slow",
+        "leadership.py",
+        [
+            (
+                "            self._quick_to_write.all_are_asked()\n            self._count_those_who_have_it()\n",
+                "            self._quick_to_write.all_are_asked()\n",
+            ),
         ],
     ),
     (

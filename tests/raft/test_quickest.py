@@ -63,6 +63,35 @@ class QuickestTest(SynchronousTestCase):
         self.group.settle(gone)
         self.assertEqual(self.leader.core.commit_index, before + 2, "without waiting")
 
+    def test_who_has_answered_before_all_are_asked_is_quick(self) -> None:
+        """That one cannot answer again; another one's answer, however late, shows nothing.
+
+        The batch has gone to 2 alone, and 2 has it; the leader's disk is not done when a tick has it go to 3, too.
+        """
+        group = Group(3)
+        leader = group.elect(1)
+        assert leader.core._leading is not None
+        leader.core._leading._quick_to_write.members = [member(2)]
+        leader.core.propose(b"value")
+        group.collect()
+        (append,) = group.sent(Append)
+        group.network.clear()
+        group[2].step(append)
+        group.collect()
+        group[2].write()
+        group.collect()
+        (reply,) = group.sent(AppendReply)
+        group.deliver(reply)
+        group.network.clear()
+        group.tick(only=[1])
+        self.assertEqual(entries_for(group), [3])
+        leader.write()
+        self.assertIsNone(leader.core.batch_on_its_way)
+        group.settle()
+        leader.core.propose(b"next")
+        group.collect()
+        self.assertEqual(entries_for(group), [2])
+
     def test_a_batch_that_takes_long_goes_to_all(self) -> None:
         self.answer_first(4, 2)
         before = self.leader.core.commit_index
