@@ -177,7 +177,9 @@ def talk(door: str, address: tuple[str, int], random: Random, until: float, coun
                     connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(IO_SECONDS_MAX if ending < 0.3 else 0.02)
                 while connection.recv(READ_BYTES):
-                    pass
+                    # A long answer comes slowly where so little of it is taken at once.
+                    if time.monotonic() >= until:
+                        raise TimeoutError("it has heard enough")
                 counts["closed"] += 1
             except TimeoutError:
                 pass  # it waits for the rest of a box, or has nothing to say, or waits to be heard
