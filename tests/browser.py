@@ -124,7 +124,7 @@ class Browser:
         began = time.monotonic()
         while not self.value(expression):
             assert time.monotonic() - began < seconds, f"not within {seconds} s: {expression}\n{self.value(TEXT)}"
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # between two looks at the page; the deadline is above
         return time.monotonic() - began
 
     def picture(self, path: Path) -> None:

@@ -51,7 +51,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = WAIT_SECONDS_MAX) -> 
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks; the deadline is above
 
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
