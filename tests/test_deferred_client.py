@@ -148,8 +148,8 @@ class TimeTests(SynchronousTestCase):
         protocol: Any = factory.buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)
-        inner: Any = getattr(protocol, "_wrappedProtocol", protocol)
-        return inner, transport
+        self.reactor.advance(0)
+        return protocol, transport
 
     def greeted(self) -> tuple[CallerProtocol, StringTransport]:
         protocol, transport = self.connection()
@@ -292,5 +292,5 @@ class PatienceTests(SynchronousTestCase):
         protocol: Any = reactor.tcpClients[-1][2].buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)
-        inner: Any = getattr(protocol, "_wrappedProtocol", protocol)
-        return inner, transport
+        reactor.advance(0)
+        return protocol, transport

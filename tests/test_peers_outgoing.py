@@ -31,11 +31,15 @@ class LinksTest(LogCase):
         )
         self.factory.attach(self.other)
         self.clock.listenTCP(1001, self.factory)
+        self.start("127.0.0.1")
+        self.pump: IOPump | None = None
+
+    def start(self, host: str) -> None:
+        """Have replica 0 connect to its peer, that is to be found at `host`."""
         self.links = PeerLinks(
-            self.clock, CLUSTER, "s0", member(0), 1000, {1: ("127.0.0.1", 1001)}, self._never, self.misfits.append
+            self.clock, CLUSTER, "s0", member(0), 1000, {1: (host, 1001)}, self._never, self.misfits.append
         )
         self.links.start()
-        self.pump: IOPump | None = None
 
     def _never(self, message: Message) -> None:
         raise AssertionError("nothing comes on the connections that one opens")
@@ -138,7 +142,9 @@ class LinksTest(LogCase):
 
     def test_a_name_that_is_looked_up_for_ever(self) -> None:
         self.network.failOnce()
+        self.successResultOf(self.links.stop())
         resolver = self.clock.installNameResolver(NeverResolves())  # type: ignore[arg-type]
+        self.start("peer.example")
         self.clock.advance(RETRY_SECONDS_MIN)
         self.assertEqual(self.clock.tcpClients, [])
         self.clock.installNameResolver(resolver)
@@ -194,6 +200,7 @@ class LinksTest(LogCase):
 
     def test_a_peer_that_takes_the_connection_and_says_nothing(self) -> None:
         self.pump = self.network.succeedOnce(greet=False)
+        self.clock.advance(0)
         self.clock.advance(PEER_HELLO_SECONDS_MAX)
         assert self.pump is not None
         self.pump.flush()

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +22,7 @@ from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import CLIENT_ID_BYTES, CONNECT_SECONDS_MAX
 from madkv.tls import TLSFiles, tls_files
 from madkv.wire.caller import CallerProtocol
+from madkv.wire.endpoint import connect, endpoint_to
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ class ReactorDriver:
 
     async def connect(self, address: Address, try_seconds: float) -> CallerProtocol:
         """Connect to whichever address the name stands for."""
-        endpoint: Any = HostnameEndpoint(self._reactor, *address, timeout=CONNECT_SECONDS_MAX)
+        endpoint = endpoint_to(address, self._reactor, CONNECT_SECONDS_MAX)
         if self._tls is not None:
             from madkv.wire.tls import Credentials
 
@@ -155,5 +155,4 @@ class ReactorDriver:
                 endpoint = Credentials(self._tls).connecting(endpoint, self._reactor, address)
             except InvalidArgument as error:
                 raise TLSError(str(error)) from None
-        connection: CallerProtocol = await connectProtocol(endpoint, CallerProtocol(self._reactor, try_seconds))
-        return connection
+        return await connect(endpoint, lambda: CallerProtocol(self._reactor, try_seconds))

@@ -11,9 +11,7 @@ from typing import Any
 import attrs
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory
 from twisted.python import usage
 
 from madkv.addresses import Address, parse_addresses, show_address
@@ -38,6 +36,7 @@ from madkv.tls import TLSFiles
 from madkv.wire import codec
 from madkv.wire.boxes import Box
 from madkv.wire.caller import CallerProtocol
+from madkv.wire.endpoint import connect, endpoint_to
 
 GROUP = "m"
 LOOK_SECONDS = 0.3
@@ -217,12 +216,10 @@ class ManagerService(Node):
         return Deferred.fromCoroutine(self._ask_at(peer, self._shape.peers[peer], claim))
 
     async def _ask_at(self, peer: int, address: Address, claim: Introducing) -> Introduced:
-        endpoint: Any = HostnameEndpoint(self.reactor, *address, timeout=CONNECT_SECONDS_MAX)
+        endpoint = endpoint_to(address, self.reactor, CONNECT_SECONDS_MAX)
         if self.tls is not None:
             endpoint = self.tls.connecting(endpoint, self.reactor, address, f"{GROUP}.{peer}")
-        factory = Factory.forProtocol(lambda: CallerProtocol(self.reactor))
-        factory.noisy = False
-        connection: Any = await endpoint.connect(factory)
+        connection = await connect(endpoint, lambda: CallerProtocol(self.reactor))
         try:
             return Introduced.read(await connection.call(codec.INTRODUCE, claim.fields()))
         finally:

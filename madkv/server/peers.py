@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import IAddress, IDelayedCall, ISystemHandle
 from twisted.internet.protocol import Factory, connectionDone
@@ -68,6 +67,7 @@ from madkv.wire.admission import SeldomLine
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
+from madkv.wire.endpoint import connect, endpoint_to
 from madkv.wire.peer import Encoder, decode
 from madkv.wire.protocol import BoxProtocol, why_lost
 
@@ -247,14 +247,10 @@ class _Link:
         self._reactor = reactor
         self._replica = replica
         self._peer = f"{links.name_of(replica)} ({show_address(address)})"
-        # An endpoint takes its `attemptDelay` also to find that the last address that a name has does not answer.
-        self._endpoint: Any = HostnameEndpoint(
-            reactor, *address, timeout=PEER_CONNECT_SECONDS_MAX, attemptDelay=RETRY_SECONDS_MIN
-        )
+        # The time between attempts is also what finding takes that the last address of a name does not answer.
+        self._endpoint = endpoint_to(address, reactor, PEER_CONNECT_SECONDS_MAX, RETRY_SECONDS_MIN)
         if tls is not None:
             self._endpoint = tls.connecting(self._endpoint, reactor, address, links.name_of(replica))
-        self._factory = Factory.forProtocol(lambda: _OutgoingProtocol(reactor))
-        self._factory.noisy = False
         self._told = ""
         self._was_lost = False
         self._delay = RETRY_SECONDS_MIN
@@ -305,7 +301,7 @@ class _Link:
     async def _connect_once(self) -> str:
         """Connect, and stay until the connection ends; the line that says why there is none."""
         try:
-            attempt = self._endpoint.connect(self._factory)
+            attempt = connect(self._endpoint, lambda: _OutgoingProtocol(self._reactor))
             # The endpoint bounds each address that the name has, and not the search for them.
             protocol: Any = await attempt.addTimeout(2 * PEER_CONNECT_SECONDS_MAX, self._reactor)
             try:

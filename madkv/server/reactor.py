@@ -7,13 +7,35 @@ a small box to handle, and the objects of a timed call for whatever only waits f
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from select import EPOLLIN
 from typing import Any
 
-from twisted.internet import epollreactor
 from twisted.internet.main import installReactor
 from twisted.logger import Logger
+
+
+@contextmanager
+def _openssl_held_out() -> Iterator[None]:
+    """Have imports find no OpenSSL.
+
+    Where Twisted finds it, each daemon imports it, which is a fifth of its start, and each write to a socket asks first
+    whether that has turned to TLS. Ours never do: madkv/wire/tls.py stands above a plain connection, and imports what
+    it needs.
+    """
+    if "OpenSSL" in sys.modules:
+        yield
+        return
+    sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Python's way to say that there is no such module
+    try:
+        yield
+    finally:
+        del sys.modules["OpenSSL"]
+
+
+with _openssl_held_out():
+    from twisted.internet import epollreactor
 
 
 class DaemonReactor(epollreactor.EPollReactor):

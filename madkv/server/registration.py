@@ -10,8 +10,6 @@ import attrs
 from twisted.internet import error, task
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as Overdue
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from madkv.addresses import Address, show_address
@@ -23,6 +21,7 @@ from madkv.tls import check_hello
 from madkv.wire import codec
 from madkv.wire.boxes import Box, field, join_blob
 from madkv.wire.caller import CallerProtocol
+from madkv.wire.endpoint import connect, endpoint_to
 
 if TYPE_CHECKING:
     from madkv.wire.tls import Credentials
@@ -195,15 +194,10 @@ class Registration:
         connection = self._connection
         if connection is not None and connection.open:
             return connection
-        host, port = self._address
-        endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_SECONDS_MAX)
+        endpoint = endpoint_to(self._address, self._reactor, CONNECT_SECONDS_MAX)
         if self._tls is not None:
             endpoint = self._tls.connecting(endpoint, self._reactor, self._address)
-        factory = Factory.forProtocol(lambda: CallerProtocol(self._reactor))
-        factory.noisy = False
-        connected: Any = await endpoint.connect(factory)
-        connection = self._connection = connected
-        assert connection is not None
+        connection = self._connection = await connect(endpoint, lambda: CallerProtocol(self._reactor))
         hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
         check_hello(connection.certified, hello)
         role, node = (shown(hello.get(name, b"?")) for name in (b"role", b"node"))

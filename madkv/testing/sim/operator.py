@@ -1,10 +1,7 @@
 """The operator of a simulated cluster: gives up disks that are lost, as `madkv replace-disk` does."""
 
-from typing import Any
-
 from twisted.internet import task
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.python.failure import Failure
 
@@ -18,6 +15,7 @@ from madkv.testing.sim.world import LocalClock
 from madkv.wire import codec
 from madkv.wire.boxes import field
 from madkv.wire.caller import CallerProtocol
+from madkv.wire.endpoint import connect, endpoint_to
 
 HOST = "10.4.0.0"
 PAUSE_SECONDS = 0.3
@@ -80,8 +78,8 @@ class Operator:
             node.start()
 
     async def _ask(self, address: Address, name: str) -> None:
-        endpoint = HostnameEndpoint(self._reactor, *address, timeout=CONNECT_SECONDS_MAX)
-        connection: Any = await connectProtocol(endpoint, CallerProtocol(self._reactor))
+        endpoint = endpoint_to(address, self._reactor, CONNECT_SECONDS_MAX)
+        connection = await connect(endpoint, lambda: CallerProtocol(self._reactor))
         try:
             await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
             try:

@@ -204,6 +204,7 @@ class Connector:
         self._to = to
         self._factory = factory
         self._is_over = False
+        self._made: Transport | None = None
         factory.doStart()
         factory.startedConnecting(self)
         self._timeout = reactor.callLater(timeout, lambda: self._fail(TimeoutError()))
@@ -214,6 +215,12 @@ class Connector:
         """Give up."""
         if not self._is_over:
             self._fail(UserError())
+
+    def disconnect(self) -> None:
+        """Give up, or close what was made."""
+        self.stopConnecting()
+        if self._made is not None:
+            self._made.loseConnection()
 
     def getDestination(self) -> IPv4Address:
         """Where it leads."""
@@ -254,6 +261,7 @@ class Connector:
             return
         self._is_over = True
         self._timeout.cancel()
+        self._made = ours
         ours.connect(self._factory.buildProtocol(ours.getPeer()))
 
     def _fail(self, why: Exception) -> None:
