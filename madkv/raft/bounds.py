@@ -9,6 +9,9 @@ ELECTION_TICKS = 10
 ASK_AGAIN_TICKS = ELECTION_TICKS // 2
 """The same for one that has asked for PreVotes and did not get enough, or stands beside others."""
 HEARTBEAT_TICKS = 2
+FIRST_TICKS = HEARTBEAT_TICKS + 1
+"""The same for one that has just started, and up to as much longer as for one that asks again: all of a group may have
+been down, and where a leader is, it has been heard by then, or those who hear it refuse their PreVotes."""
 STALLED_TICKS = 2 * ELECTION_TICKS
 """A disk that has had something to do and done nothing for so long hangs: its replica should not lead."""
 

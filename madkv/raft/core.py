@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, STALLED_TICKS, USUAL, Bounds
+from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, FIRST_TICKS, STALLED_TICKS, USUAL, Bounds
 from madkv.raft.configuration import Configuration, Member
 from madkv.raft.leadership import Leadership
 from madkv.raft.log import LogReader
@@ -131,7 +131,7 @@ class RaftCore(ReplicaState):
         self._leading: Leadership | None = None
         self._last_round = 0  # of earlier leaderships
         self._draw = draw
-        self._timeout = self._draw_timeout()
+        self._timeout = FIRST_TICKS + draw(ASK_AGAIN_TICKS)
         self._votes: dict[Member, bool] = {}
         # For those who look on.
         self.campaigns = 0

@@ -4,7 +4,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, HEARTBEAT_TICKS
+from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, FIRST_TICKS, HEARTBEAT_TICKS
 from madkv.raft.core import Role
 from madkv.raft.messages import (
     Append,
@@ -130,15 +130,36 @@ class ElectionsTest(SynchronousTestCase):
     def test_a_follower_campaigns_when_its_time_out_passes(self) -> None:
         """5.2: who hears nothing over an election time-out begins an election."""
         group = Group(3)
-        group.tick(ELECTION_TICKS - 1)
+        group.deliver(heartbeat(2, 1, 1))
+        group.tick(ELECTION_TICKS - 1, only=[1])
         self.assertIs(group[1].core.role, Role.FOLLOWER)
-        group.tick(1)
+        group.tick(1, only=[1])
         self.assertIs(group[1].core.role, Role.PRE_CANDIDATE)
 
     def test_time_outs_are_spread(self) -> None:
         """5.2: time-outs are drawn at random from an interval."""
-        waits = {self._ticks_until_it_asks(Group(3, draw=Random(seed).randrange)) for seed in range(100)}
+        waits = set()
+        for seed in range(100):
+            group = Group(3, draw=Random(seed).randrange)
+            group.deliver(heartbeat(2, 1, 1))
+            group.write()
+            waits.add(self._ticks_until_it_asks(group))
         self.assertEqual(waits, set(range(ELECTION_TICKS, 2 * ELECTION_TICKS)))
+
+    def test_who_has_just_started_asks_soon(self) -> None:
+        """All of a group may have been down: nobody is to wait for a leader that was lost long ago."""
+        waits = {self._ticks_until_it_asks(Group(3, draw=Random(seed).randrange)) for seed in range(100)}
+        self.assertEqual(waits, set(range(FIRST_TICKS, FIRST_TICKS + ASK_AGAIN_TICKS)))
+
+    def test_who_has_just_started_disturbs_nobody(self) -> None:
+        group = Group(3)
+        group.elect(1)
+        term = group[1].core.term
+        group.restart(3)
+        group.tick(FIRST_TICKS + ASK_AGAIN_TICKS, only=[3])
+        group.settle()
+        self.assertEqual((group[1].core.role, group[1].core.term), (Role.LEADER, term))
+        self.assertEqual([group[id].core.leader for id in (1, 2)], [member(1)] * 2)
 
     def test_who_got_no_answer_asks_again_soon(self) -> None:
         """All of a group were down, and one is up before the others: once they are there, it is not to wait for long.
@@ -199,14 +220,14 @@ class ElectionsTest(SynchronousTestCase):
         """5.2: followers stay followers as long as they hear from a valid leader."""
         group = Group(3)
         for _ in range(5):
-            group.tick(ELECTION_TICKS - 1, only=[1])
             group.deliver(heartbeat(2, 1, 1))
+            group.tick(ELECTION_TICKS - 1, only=[1])
         self.assertEqual((group[1].core.role, group[1].core.leader), (Role.FOLLOWER, member(2)))
 
     def test_a_granted_vote_starts_the_time_out_again(self) -> None:
         """Figure 2, followers: the time-out passes without an Append from the leader and without a vote granted."""
         group = Group(3)
-        group.tick(ELECTION_TICKS - 1, only=[1])
+        group.tick(FIRST_TICKS - 1, only=[1])
         group.deliver(vote(2, 1, 1))
         group.tick(ELECTION_TICKS - 1, only=[1])
         self.assertIs(group[1].core.role, Role.FOLLOWER)
@@ -215,9 +236,11 @@ class ElectionsTest(SynchronousTestCase):
         """A candidate that cannot win must not keep those that could from campaigning."""
         group = Group(3)
         group.load(1, [1], term=1)
-        group.tick(ELECTION_TICKS - 1, only=[1])
+        group.tick(FIRST_TICKS - 1, only=[1])
         group.deliver(vote(2, 1, 2))
         self.assertEqual((group[1].core.term, group[1].core.hard_state.voted_for), (2, None))
+        group.tick(ELECTION_TICKS - FIRST_TICKS, only=[1])
+        self.assertIs(group[1].core.role, Role.FOLLOWER)
         group.tick(1, only=[1])
         self.assertIs(group[1].core.role, Role.PRE_CANDIDATE)
 
