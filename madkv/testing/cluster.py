@@ -35,7 +35,7 @@ STATE = "cluster.json"
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 """How long a node may take to end when it is asked to; then it is made to."""
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 LINES_SHOWN = 8
 
 
