@@ -135,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
                 return run_line_client(["--managers", options.managers])
             return run_line_client(["--server", options.server])
         case "replace-disk":
-            from madkv.client.replace_disk import replace_disk
+            from madkv.operate.replace_disk import replace_disk
 
             return replace_disk(options.node, options.managers)
         case "status":
