@@ -21,7 +21,7 @@ from madkv.testing.checkout import revision
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, add_shared, words
+from madkv.testing.options import Parser, add_shared
 from madkv.testing.service import Service, ServiceError
 
 STOP_SECONDS_MAX = 10.0
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=0, help="end each run phase after so long (default: 0, never)")
     parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")
     add_shared(parser, "tls")
-    arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(argv)
     interrupt_on_terminate()
     project = PROJECTS[arguments.project]
     logs: Path = arguments.logs or project.logs
