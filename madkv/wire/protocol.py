@@ -64,7 +64,7 @@ class BoxProtocol(Protocol):
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self._unread_by_peer = False
-        self._held = False
+        self.is_held = False
         self._next_slice: IDelayedCall | None = None
         self._half_box: IDelayedCall | None = None
         self.open = False
@@ -87,14 +87,14 @@ class BoxProtocol(Protocol):
 
     def hold(self) -> None:
         """Handle no more boxes and read no more bytes until `release`."""
-        if not self._held:
-            self._held = True
+        if not self.is_held:
+            self.is_held = True
             self._stop_reading()
 
     def release(self) -> None:
         """Go on after `hold`."""
-        if self._held:
-            self._held = False
+        if self.is_held:
+            self.is_held = False
             self._go_on()
 
     def drop(self, why: str) -> None:
@@ -208,7 +208,7 @@ class BoxProtocol(Protocol):
 
     @property
     def _is_paused(self) -> bool:
-        return self._held or self._unread_by_peer or self._next_slice is not None
+        return self.is_held or self._unread_by_peer or self._next_slice is not None
 
     def _handle(self) -> None:
         if self._handling:

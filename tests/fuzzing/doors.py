@@ -140,7 +140,7 @@ class Garbage(Talker):
 
 
 def _check_ended(factory: AnsweringFactory, clock: Clock) -> None:
-    assert (factory.calls, factory.call_bytes, len(factory.connections)) == (0, 0, 0)
+    assert (factory.in_flight.count, factory.in_flight.size_bytes, len(factory.connections)) == (0, 0, 0)
     assert not clock.getDelayedCalls(), clock.getDelayedCalls()
 
 
