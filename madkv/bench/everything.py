@@ -73,7 +73,7 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
 
 
 def launched(
-    configuration: Configuration, just: str, root: Path, tls: bool = False
+    configuration: Configuration, just: str, root: Path, tls: bool
 ) -> AbstractContextManager[Service] | AbstractContextManager[Cluster] | AbstractContextManager[None]:
     """What a run is made against, to be entered; None for a tool that launches what it needs. Raises ServiceError."""
     if configuration.cluster:
@@ -86,7 +86,7 @@ def launched(
 
 
 def run_one(
-    project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str], tls: bool = False
+    project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str], tls: bool
 ) -> bool:
     """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
     log = configuration.log(logs)
