@@ -41,7 +41,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sockets", ("twisted/internet/tcp.py", "twisted/internet/fdesc.py", "madkv/client/connection.py", "/socket.py")),
     ("reactor", ("twisted/",)),
     ("client", ("madkv/client/", "madkv.client")),
-    ("wire", ("madkv/wire/", "madkv.wire", "madkv/server/peers.py")),
+    ("wire", ("madkv/wire/", "madkv.wire", "madkv/server/peer")),
     ("raft", ("madkv/raft/", "madkv.raft")),
     ("storage", ("madkv/storage/", "madkv.storage", "madkv/server/disk.py", "sortedcontainers")),
     ("state machine", ("madkv/sessions.py", "madkv/state_machine.py", "madkv/operations.py", "madkv/ranges.py")),

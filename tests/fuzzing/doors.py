@@ -20,7 +20,8 @@ from madkv.raft.configuration import Configuration, Member
 from madkv.raft.messages import Heartbeat, Message
 from madkv.ranges import NOTHING, KeyRange, Ownership
 from madkv.server.disk import InlineDisk
-from madkv.server.peers import PeerFactory, PeerLinks
+from madkv.server.peer_port import PeerFactory
+from madkv.server.peers import PeerLinks
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
