@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TWISTD = Path(sys.executable).with_name("twistd")
 SAY_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 10.0
+COMMAND_SECONDS_MAX = 120.0
 
 
 class Process:
@@ -154,6 +155,25 @@ class ServerProcess(Process):
             raise
         host, _, port = self.address.rpartition(":")
         self.host, self.port = host.strip("[]"), int(port)
+
+
+def madkv_command(*words: str | Path) -> list[str]:
+    """The `madkv` command, with this interpreter."""
+    return [sys.executable, "-m", "madkv.cli", *map(str, words)]
+
+
+def madkv(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `madkv` to its end; what it said, and its exit status."""
+    return subprocess.run(
+        madkv_command(*words), cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
+    )
+
+
+def madkv_refusal(status: int, *words: str | Path) -> str:
+    """Run one that must end with this status; the last line it says on stderr, and nothing on stdout."""
+    done = madkv(*words)
+    assert (done.returncode, done.stdout) == (status, ""), done
+    return done.stderr.splitlines()[-1].removeprefix(f"madkv {words[0]}: ")
 
 
 def server_command(*options: str) -> list[str]:

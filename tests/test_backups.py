@@ -86,7 +86,7 @@ class BackupsTest(SynchronousTestCase):
             protocol.connectionLost()
         self.replica.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual((self.storage.open_now, len(self.backups), self.factory.calls), ([], 0, 0))
+        self.assertEqual((self.storage.open_now, len(self.backups), self.factory.in_flight.count), ([], 0, 0))
 
     def in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
         read: Deferred[Any] = Deferred()

@@ -20,31 +20,16 @@ from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE
 from madkv.storage.records import index_key
 from madkv.testing.cluster import Cluster
-from tests.processes import ROOT, Process
+from tests.processes import COMMAND_SECONDS_MAX, ROOT, Process, madkv, madkv_refusal
 from tests.storage.stores import commit, entry, opened
 
-CHECK_SECONDS_MAX = 60.0
 NODE = struct.Struct("=HHHH")  # LMDB's head of a record: its length (low, high), flags, length of the key
 BIG = 1
 BEYOND_THE_FILE_BYTES = 64 * MIB
 
 
-def check(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "madkv.cli", "check", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=CHECK_SECONDS_MAX,
-        check=False,
-    )
-
-
 def refusal(path: Path) -> str:
-    done = check(path)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    return line
+    return madkv_refusal(2, "check", path)
 
 
 @pytest.fixture
@@ -75,13 +60,13 @@ def test_real_nodes_of_both_kinds(tmp_path: Path) -> None:
                 cluster.kill(node)
         for name, directory in directories.items():
             before = {each: os.stat(directory / each).st_mtime_ns for each in os.listdir(directory)}
-            done = check(directory, "--json")
+            done = madkv("check", directory, "--json")
             assert (done.returncode, done.stderr) == (0, ""), done
             facts = json.loads(done.stdout)
             assert facts["node"] == name and facts["sound"] and facts["damage"] == []
             assert facts["applied"] <= facts["log"]["last"]
             assert {each: os.stat(directory / each).st_mtime_ns for each in os.listdir(directory)} == before
-        done = check(directories["s0.0"])
+        done = madkv("check", directories["s0.0"])
         assert done.returncode == 0
         told = done.stdout.splitlines()
         assert [line.split()[0] for line in told[:-1]] == "node disk term log applied pairs sessions bytes".split()
@@ -91,12 +76,12 @@ def test_real_nodes_of_both_kinds(tmp_path: Path) -> None:
 def test_damage_is_told_a_line_for_each_kind(store: Path) -> None:
     data = (store / DATA_FILE).read_bytes()
     (store / DATA_FILE).write_bytes(data.replace(b"e3.1", b"e3.2"))
-    done = check(store)
+    done = madkv("check", store)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == (
         f"{store}: damaged: log.0: a record is damaged, its checksum does not fit (once: entry 3)"
     )
-    facts = json.loads(check(store, "--json").stdout)
+    facts = json.loads(madkv("check", store, "--json").stdout)
     assert facts["damage"] == [
         {"what": "log.0: a record is damaged, its checksum does not fit", "count": 1, "first": "entry 3"}
     ]
@@ -106,7 +91,7 @@ def test_damage_is_told_a_line_for_each_kind(store: Path) -> None:
 def test_a_file_that_was_cut_short(store: Path) -> None:
     for size in (100, 4096, 8192, 20_000):
         os.truncate(store / DATA_FILE, size)
-        done = check(store)
+        done = madkv("check", store)
         assert (done.returncode, done.stderr) == (1, "")
         assert "was cut short" in done.stdout or "cannot be opened" in done.stdout
 
@@ -125,7 +110,7 @@ def test_a_page_whose_reading_ends_the_process(store: Path) -> None:
             at = data.find(index_key(2), at + 1)
         assert found
         file.write(data.replace(b"e1.1", b"e1.2"))
-    done = check(store)
+    done = madkv("check", store)
     assert done.returncode == 1
     *pages, first, second = (line for line in done.stdout.splitlines() if "damaged: " in line)
     assert any("LMDB's pages: one is not what it should be (once: page " in line for line in pages)
@@ -134,14 +119,14 @@ def test_a_page_whose_reading_ends_the_process(store: Path) -> None:
 
 
 def test_what_is_no_directory(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"madkv check: {tmp_path} is empty: it is no node's directory"
+    assert refusal(tmp_path) == f"{tmp_path} is empty: it is no node's directory"
     assert refusal(tmp_path / "none") == f"madkv check: there is no directory {tmp_path}/none"
     (tmp_path / "file").write_text("")
-    assert refusal(tmp_path / "file") == f"madkv check: {tmp_path}/file is no backup of MadKV"
+    assert refusal(tmp_path / "file") == f"{tmp_path}/file is no backup of MadKV"
 
 
 def test_help() -> None:
-    done = check("--help")
+    done = madkv("check", "--help")
     assert done.returncode == 0
     for word in ("PATH", "--json", "Exit status", "change nothing"):
         assert word in " ".join(done.stdout.split())
@@ -183,7 +168,7 @@ def test_interrupted_while_it_begins_it_leaves_nothing_behind(store: Path) -> No
         looker = int(process.wait_for(r"^([0-9]+) looks")[1])
         assert process.wait() == 130
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(looker).wait(CHECK_SECONDS_MAX)
+        psutil.Process(looker).wait(COMMAND_SECONDS_MAX)
 
 
 def test_interrupted_it_ends_at_once_and_alone(store: Path) -> None:
@@ -196,5 +181,5 @@ def test_interrupted_it_ends_at_once_and_alone(store: Path) -> None:
         process.signal(signal.SIGINT)
         assert process.wait() == 130
         assert process.output.endswith(" looks")
-    psutil.wait_procs([looker], CHECK_SECONDS_MAX)
+    psutil.wait_procs([looker], COMMAND_SECONDS_MAX)
     assert not looker.is_running()

@@ -68,8 +68,8 @@ ROOMS = {
         (
             *(*PURE, "madkv.raft.", "madkv.storage.", "madkv.wire.", "madkv.manager."),
             *("madkv.server.disk", "madkv.server.host", "madkv.server.logs", "madkv.server.node", "madkv.server.parts"),
-            *("madkv.server.peers", "madkv.server.process", "madkv.server.reactor", "madkv.server.replica"),
-            "madkv.monitor.option",
+            *("madkv.server.peer_port", "madkv.server.peers", "madkv.server.process", "madkv.server.reactor"),
+            *("madkv.server.replica", "madkv.monitor.option"),
         ),
         ("attr", "attrs", "twisted", "zope"),
     ),

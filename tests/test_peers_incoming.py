@@ -18,7 +18,8 @@ from madkv.limits import (
     STRANGERS_MAX,
 )
 from madkv.raft.messages import Message
-from madkv.server.peers import PeerFactory, PeerLinks, PeerProtocol
+from madkv.server.peer_port import PeerFactory, PeerProtocol
+from madkv.server.peers import PeerLinks
 from madkv.wire import codec
 from madkv.wire.boxes import COMMAND, ERROR_CODE, ERROR_DESCRIPTION, Box, field, parse_boxes
 from tests.peers import CLUSTER, LogCase, heartbeat, hello_fields, member, raft_box, snapshot_piece

@@ -21,7 +21,8 @@ from madkv.limits import (
 )
 from madkv.raft.bounds import USUAL
 from madkv.raft.messages import ENTRY_OVERHEAD_BYTES, Append, Entry, EntryKind, Heartbeat, Message
-from madkv.server.peers import PeerFactory, PeerLinks
+from madkv.server.peer_port import PeerFactory
+from madkv.server.peers import PeerLinks
 from madkv.testing.ports import free_ports
 from madkv.tls import SERVER
 from madkv.wire.tls import Credentials

@@ -11,7 +11,8 @@ from twisted.test.iosim import ConnectionCompleter, IOPump
 
 from madkv.limits import PEER_CONNECT_SECONDS_MAX, PEER_HELLO_SECONDS_MAX, RETRY_SECONDS_MAX, RETRY_SECONDS_MIN
 from madkv.raft.messages import Message
-from madkv.server.peers import PeerFactory, PeerLinks
+from madkv.server.peer_port import PeerFactory
+from madkv.server.peers import PeerLinks
 from madkv.wire import codec
 from tests.peers import CLUSTER, LogCase, heartbeat, hello_fields, member
 

@@ -300,7 +300,7 @@ class SnapshotTest(ReplicaTestCase):
             group, leader, behind, _ = self.left_behind()
             behind.disk.is_quick = False
             group.cut = set()
-            group.until(lambda: behind.replica.core._installing is not None, behind.disk)  # noqa: B023
+            group.until(lambda: behind.replica.core._following.switching_to is not None, behind.disk)  # noqa: B023
             work, _ = behind.disk.waiting[0]
             if is_done:
                 work()
@@ -359,7 +359,7 @@ class SnapshotTest(ReplicaTestCase):
         group, leader, behind, _ = self.left_behind(piece_bytes=200)
         behind.disk.is_quick = False
         group.cut = set()
-        group.until(lambda: behind.replica.core._installing is not None, behind.disk)
+        group.until(lambda: behind.replica.core._following.switching_to is not None, behind.disk)
         last = [each for each in group.said if isinstance(each, SnapshotPiece)][-1]
         behind.replica.receive(last)
         behind.disk.is_quick = True

@@ -122,7 +122,9 @@ class ServerProtocolTest(SynchronousTestCase):
             protocol.connectionLost()
         self.replica.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual((self.factory.calls, self.factory.call_bytes, len(self.factory.cuts)), (0, 0, 0))
+        self.assertEqual(
+            (self.factory.in_flight.count, self.factory.in_flight.size_bytes, len(self.factory.cuts)), (0, 0, 0)
+        )
         self.assertEqual(self.store._undo_bytes, 0)
 
     def refused(self, code: bytes, words: str, command: bytes, fields: bytes = b"") -> None:
@@ -347,7 +349,7 @@ class InFlightTest(SynchronousTestCase):
         """Let everything be answered; nothing may count as in flight after that."""
         while self.replica.waiting:
             self.replica.go_on()
-        self.assertEqual((self.factory.calls, self.factory.call_bytes), (0, 0))
+        self.assertEqual((self.factory.in_flight.count, self.factory.in_flight.size_bytes), (0, 0))
         self.assertEqual(self.client.transport.producerState, "producing")
 
     def test_answers_come_when_they_are_there(self) -> None:
@@ -367,7 +369,9 @@ class InFlightTest(SynchronousTestCase):
         other.send(codec.GET, KEY)
         self.assertEqual(len(self.replica.waiting), CALLS_PER_CONNECTION_MAX + 1, "others go on")
         self.replica.go_on(3)
-        self.assertEqual(self.factory.calls, CALLS_PER_CONNECTION_MAX + 1, "each answer lets the next call in")
+        self.assertEqual(
+            self.factory.in_flight.count, CALLS_PER_CONNECTION_MAX + 1, "each answer lets the next call in"
+        )
         self.assertEqual(self.client.transport.producerState, "paused")
         self.finish()
         tags = [answer[b"_answer"] for answer in self.client.answers()]
@@ -378,13 +382,13 @@ class InFlightTest(SynchronousTestCase):
         tags = [self.client.send(codec.GET, KEY) for _ in range(10)]
         self.client.protocol.pauseProducing()
         self.replica.go_on(10)
-        self.assertEqual((self.client.answers(), self.factory.calls), ([], 10))
+        self.assertEqual((self.client.answers(), self.factory.in_flight.count), ([], 10))
         self.client.protocol.resumeProducing()
         self.assertEqual(len(self.replica.waiting), 10, "each is read again")
         self.replica.go_on(4)
         self.client.protocol.pauseProducing()
         self.replica.go_on(6)
-        self.assertEqual(self.factory.calls, 6)
+        self.assertEqual(self.factory.in_flight.count, 6)
         self.client.protocol.resumeProducing()
         self.finish()
         self.assertEqual([answer[b"_answer"] for answer in self.client.answers()], tags)
@@ -395,7 +399,7 @@ class InFlightTest(SynchronousTestCase):
         self.client.protocol.pauseProducing()
         self.replica.go_on(10)
         self.client.protocol.connectionLost()
-        self.assertEqual((self.factory.calls, self.factory.call_bytes), (0, 0))
+        self.assertEqual((self.factory.in_flight.count, self.factory.in_flight.size_bytes), (0, 0))
 
     def flood(self, command: bytes, fields: bytes, count: int = 1000) -> Client:
         """A new client that sends so many calls at once."""
@@ -407,7 +411,7 @@ class InFlightTest(SynchronousTestCase):
         """Each may have a share of what is left, so the last one finds something, too."""
         count = CALLS_PER_CONNECTION_MAX + 1
         flooding = [self.flood(codec.GET, KEY, count) for _ in range(50)]
-        self.assertLess(self.factory.calls, CALLS_MAX)
+        self.assertLess(self.factory.in_flight.count, CALLS_MAX)
         self.assertEqual({client.transport.producerState for client in flooding}, {"paused"})
         self.client.send(codec.GET, KEY)
         self.assertEqual(self.client.transport.producerState, "producing")
@@ -416,7 +420,7 @@ class InFlightTest(SynchronousTestCase):
         self.assertEqual({client.transport.producerState for client in flooding}, {"producing"})
 
     def test_the_server_at_its_bound_is_busy(self) -> None:
-        while self.factory.calls < CALLS_MAX:
+        while self.factory.in_flight.count < CALLS_MAX:
             self.flood(codec.GET, KEY)
         self.assertEqual(self.client.call(codec.GET, KEY)[b"_error_code"], b"BUSY")
         self.replica.go_on()
@@ -434,7 +438,7 @@ class InFlightTest(SynchronousTestCase):
         self.assertEqual(client.transport.producerState, "producing")
 
     def test_the_server_at_its_bound_of_bytes_is_busy_for_what_does_not_fit(self) -> None:
-        while CALL_BYTES_MAX - self.factory.call_bytes > MIB:
+        while CALL_BYTES_MAX - self.factory.in_flight.size_bytes > MIB:
             self.flood(codec.PUT, LARGE_PUT, 2)
         self.assertEqual(self.client.call(codec.PUT, LARGE_PUT)[b"_error_code"], b"BUSY")
         self.client.send(codec.PUT, KEY + VALUE)
@@ -450,16 +454,16 @@ class InFlightTest(SynchronousTestCase):
             client.send(codec.GET, KEY)
         for client in large:
             client.protocol.dataReceived(b"".join(codec.request(n, codec.PUT, LARGE_PUT) for n in (1, 2)))
-        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (3, 1))
+        self.assertEqual((len(self.replica.waiting), self.factory.in_flight.large.in_flight), (3, 1))
         self.clock.advance(0.05)
         self.replica.waiting.rotate(1)
         self.replica.go_on()
         self.assertEqual(len(large[0].answers()), 1)
-        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (2, 0))
+        self.assertEqual((len(self.replica.waiting), self.factory.in_flight.large.in_flight), (2, 0))
         self.clock.advance(0.09)
-        self.assertEqual(self.factory.large.in_flight, 0)
+        self.assertEqual(self.factory.in_flight.large.in_flight, 0)
         self.clock.advance(0.02)
-        self.assertEqual((len(self.replica.waiting), self.factory.large.in_flight), (3, 1))
+        self.assertEqual((len(self.replica.waiting), self.factory.in_flight.large.in_flight), (3, 1))
         self.replica.go_on(3)
         self.assertEqual([len(client.answers()) for client in (*small, *large)], [1, 1, 1, 0])
         self.clock.advance(0.1)
@@ -491,11 +495,11 @@ class InFlightTest(SynchronousTestCase):
         second.protocol.pauseProducing()
         self.replica.go_on(2)
         self.clock.advance(0.1)
-        self.assertEqual(self.factory.large.in_flight, 1)
+        self.assertEqual(self.factory.in_flight.large.in_flight, 1)
         self.replica.go_on()
         self.assertEqual([len(client.answers()) for client in (first, second, third)], [1, 0, 1])
         self.clock.advance(0.1)
-        self.assertFalse(self.factory.large._waiting or self.factory.large._next)
+        self.assertFalse(self.factory.in_flight.large._waiting or self.factory.in_flight.large._next)
         second.protocol.resumeProducing()
         self.finish()
         self.assertEqual(len(second.answers()), 1)

@@ -1,8 +1,6 @@
 """`madkv status` on clusters of real processes: well, ailing, not there."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +10,7 @@ from madkv.operate.ask import read_status
 from madkv.operate.status import facts, owners
 from madkv.partitions import PartitionMap
 from madkv.testing.cluster import Cluster
-from tests.processes import ROOT, free_address
-
-SECONDS_MAX = 60.0
+from tests.processes import free_address, madkv
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +21,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def status(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "madkv.cli", "status", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_MAX,
-        check=False,
-    )
-
-
 def test_a_cluster_that_is_well(cluster: Cluster) -> None:
-    done = status("--managers", cluster.address)
+    done = madkv("status", "--managers", cluster.address)
     assert (done.returncode, done.stderr) == (0, "")
     heading, *rows = done.stdout.splitlines()
     assert heading.split() == "node role term leader commit applied lag size version".split()
@@ -49,7 +34,7 @@ def test_a_cluster_that_is_well(cluster: Cluster) -> None:
 
 
 def test_the_object_for_programs(cluster: Cluster) -> None:
-    done = status("--managers", cluster.address, "--json")
+    done = madkv("status", "--managers", cluster.address, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     partition_map = cluster.partition_map()
@@ -71,10 +56,10 @@ def test_a_cluster_of_which_a_node_is_gone(cluster: Cluster) -> None:
     node = cluster.shape.node("s1.2")
     cluster.kill(node)
     try:
-        done = status("--managers", cluster.address)
+        done = madkv("status", "--managers", cluster.address)
         assert (done.returncode, done.stderr) == (1, "")
         assert "unwell: s1.2 does not answer" in done.stdout.splitlines()
-        found = json.loads(status("--managers", cluster.address, "--json").stdout)
+        found = json.loads(madkv("status", "--managers", cluster.address, "--json").stdout)
         assert not found["well"] and "s1.2 does not answer" in found["ailments"]
         (gone,) = (each for each in found["nodes"] if each["node"] == "s1.2")
         assert gone == {**dict.fromkeys(gone), "node": "s1.2", "answers": False}
@@ -94,7 +79,7 @@ def test_no_manager_that_answers(cluster: Cluster) -> None:
         ("", "managers: at least one address is needed"),
     ):
         for words in ((), ("--json",)):
-            done = status("--managers", managers, *words)
+            done = madkv("status", "--managers", managers, *words)
             assert (done.returncode, done.stdout) == (2, "")
             (line,) = done.stderr.splitlines()
             assert line.startswith(f"madkv status: {why}"), line
@@ -127,14 +112,8 @@ def test_help() -> None:
         (("status", "--help"), ("--managers", "--json", "Exit status", "2 no manager answers")),
         (("--help",), ("shell", "client", "replace-disk", "status", "check")),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "madkv.cli", *words],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=SECONDS_MAX,
-        )
+        done = madkv(*words)
+        assert done.returncode == 0
         for word in expected:
             assert word in done.stdout
 

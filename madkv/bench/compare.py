@@ -9,7 +9,6 @@ import argparse
 import datetime
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from madkv.bench.machine import machine_facts
 from madkv.bench.systems import BY_NAME, DEFAULTS, System, chosen
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, interrupt_on_terminate
-from madkv.testing.options import Parser, whole, words
+from madkv.testing.options import Parser, whole
 
 SECONDS, QUICK_SECONDS = 20.0, 2.0
 LOAD_SECONDS, QUICK_LOAD_SECONDS = 60.0, 5.0
@@ -87,7 +86,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("report/compare"), help="where results go (default: %(default)s)"
     )
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     is_quick = options.quick == "yes"
     for name, full, quick in (
         ("repeats", REPEATS, QUICK_REPEATS),

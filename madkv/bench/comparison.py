@@ -87,14 +87,11 @@ def measured_cells(record: Record) -> list[Cell]:
     return [cell for cell in CELLS if cell.name in names]
 
 
-def by_system(
-    record: Record, value: Callable[[str, Cell], str], cells: Sequence[Cell] | None = None
-) -> tuple[list[str], list[list[str]]]:
+def by_system(record: Record, value: Callable[[str, Cell], str]) -> tuple[list[str], list[list[str]]]:
     """A head and rows: a row for each cell, a column for each store."""
     systems = list(record["systems"])
     titles = [record["systems"][name]["title"] for name in systems]
-    chosen = measured_cells(record) if cells is None else cells
-    rows = [[title_of(cell, record), *(value(name, cell) for name in systems)] for cell in chosen]
+    rows = [[title_of(cell, record), *(value(name, cell) for name in systems)] for cell in measured_cells(record)]
     return ["", *titles], rows
 
 

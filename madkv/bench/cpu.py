@@ -17,7 +17,7 @@ import psutil
 
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import Parser, whole, words
+from madkv.testing.options import Parser, whole
 from madkv.testing.service import Service, ServiceError
 
 RECORDS = 1000
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--just", default=shutil.which("just") or "just", help="the just program (default: %(default)s)"
     )
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     interrupt_on_terminate()
     try:
         return 0 if measure_all(options) else 1

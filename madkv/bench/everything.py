@@ -21,7 +21,7 @@ from madkv.testing.checkout import revision
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, add_shared, words
+from madkv.testing.options import Parser, add_shared
 from madkv.testing.service import Service, ServiceError
 
 STOP_SECONDS_MAX = 10.0
@@ -73,7 +73,7 @@ def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Conf
 
 
 def launched(
-    configuration: Configuration, just: str, root: Path, tls: bool = False
+    configuration: Configuration, just: str, root: Path, tls: bool
 ) -> AbstractContextManager[Service] | AbstractContextManager[Cluster] | AbstractContextManager[None]:
     """What a run is made against, to be entered; None for a tool that launches what it needs. Raises ServiceError."""
     if configuration.cluster:
@@ -86,7 +86,7 @@ def launched(
 
 
 def run_one(
-    project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str], tls: bool = False
+    project: Project, configuration: Configuration, just: str, logs: Path, options: Sequence[str], tls: bool
 ) -> bool:
     """Run one configuration against a service of its own; whether it passed. Raises ServiceError."""
     log = configuration.log(logs)
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=0, help="end each run phase after so long (default: 0, never)")
     parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")
     add_shared(parser, "tls")
-    arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(argv)
     interrupt_on_terminate()
     project = PROJECTS[arguments.project]
     logs: Path = arguments.logs or project.logs

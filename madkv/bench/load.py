@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -26,7 +25,7 @@ from madkv.bench.pipelined import IN_FLIGHT_MAX, KINDS, SIZE_MAX
 from madkv.bench.systems import BY_NAME, System, chosen
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, whole, words
+from madkv.testing.options import Parser, whole
 from madkv.testing.service import ServiceError
 
 SYSTEMS = ["madkv-rf1", *PIPELINED]
@@ -92,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where the store keeps its data meanwhile, on a disk (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("report/load"), help="where results go (default: %(default)s)")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     is_quick = options.quick == "yes"
     if options.seconds is None:
         options.seconds = QUICK_SECONDS if is_quick else SECONDS

@@ -8,7 +8,6 @@ loop.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from random import Random
@@ -21,7 +20,7 @@ from madkv.bench.pipeline import Figures, Pipeline
 from madkv.bench.workload import VALUE_CHARACTERS
 from madkv.client.api import Client
 from madkv.testing.ending import complain, run_tool
-from madkv.testing.options import Parser, whole, words
+from madkv.testing.options import Parser, whole
 
 KINDS = ("write", "read")
 KEYS_DEFAULT = 10_000
@@ -135,7 +134,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=0, help="calls a second, 0 for a closed loop (the default)")
     parser.add_argument("--seconds", type=float, default=20, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=whole, default=1, help="(default: %(default)s)")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if not (1 <= options.in_flight <= IN_FLIGHT_MAX and 1 <= options.size <= SIZE_MAX):
         parser.error(f"in-flight must be 1 to {IN_FLIGHT_MAX}, size 1 to {SIZE_MAX}")
     if options.rate < 0 or options.seconds <= 0:

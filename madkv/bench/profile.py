@@ -28,7 +28,7 @@ from madkv.testing.cluster import Cluster
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.node import twistd
-from madkv.testing.options import Parser, whole, words
+from madkv.testing.options import Parser, whole
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node
 
@@ -41,7 +41,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sockets", ("twisted/internet/tcp.py", "twisted/internet/fdesc.py", "madkv/client/connection.py", "/socket.py")),
     ("reactor", ("twisted/",)),
     ("client", ("madkv/client/", "madkv.client")),
-    ("wire", ("madkv/wire/", "madkv.wire", "madkv/server/peers.py")),
+    ("wire", ("madkv/wire/", "madkv.wire", "madkv/server/peer")),
     ("raft", ("madkv/raft/", "madkv.raft")),
     ("storage", ("madkv/storage/", "madkv.storage", "madkv/server/disk.py", "sortedcontainers")),
     ("state machine", ("madkv/sessions.py", "madkv/state_machine.py", "madkv/operations.py", "madkv/ranges.py")),
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path(tempfile.gettempdir()),
         help="where the servers keep their data meanwhile, on a disk (default: %(default)s)",
     )
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if not (options.clients >= 1 and options.rf >= 1 and options.seconds > 0):
         parser.error("clients, rf and seconds must be more than 0")
     if why := why_no_disk(options.data):

@@ -20,7 +20,7 @@ from madkv.bench.results import KINDS
 from madkv.bench.trends import trend
 from madkv.testing.checkout import ROOT, revision
 from madkv.testing.ending import run_tool
-from madkv.testing.options import Parser, words
+from madkv.testing.options import Parser
 
 DIRECTIVE = re.compile(r"^<!-- madkv: (\w+)((?: [\w.-]+)*) -->$", re.MULTILINE)
 EXCERPT_LINES_MAX = 40
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, help="the directory of the logs (default: /tmp/madkv-<project>)")
     parser.add_argument("--prose", type=Path, default=ROOT / "docs" / "report", help="default: docs/report")
     parser.add_argument("--out", type=Path, default=ROOT / "report", help="default: report")
-    arguments = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(argv)
     project = PROJECTS[arguments.project]
     logs: Path = arguments.logs or project.logs
     results = project.results(logs)

@@ -27,7 +27,7 @@ from madkv.testing import certificates
 from madkv.testing.checkout import origin
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, Completion, Fleet, interrupt_on_terminate
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.transcript import Progress, print_result
 
 READY = Call("READ", b"GET madkv-bench-ready", b"madkv-bench-ready", False, -1, [])
@@ -264,7 +264,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="set a property of the workload; may be repeated",
     )
-    arguments = parser.parse_args(words(joined))
+    arguments = parser.parse_args(joined)
     if len(arguments.wload) == 1:
         arguments.wload = arguments.wload.lower()
     if not 1 <= arguments.nclis <= CLIENTS_MAX:

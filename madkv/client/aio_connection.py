@@ -9,7 +9,7 @@ from madkv.errors import ProtocolError, TLSError
 from madkv.limits import BOX_BYTES_MAX, CONNECT_SECONDS_MAX
 from madkv.tls import TLSFiles
 from madkv.wire import codec
-from madkv.wire.boxes import Box, next_field_end, parse_boxes
+from madkv.wire.boxes import Box, Rest, parse_boxes
 from madkv.wire.unanswered import Unanswered
 
 
@@ -32,8 +32,7 @@ class Connection(asyncio.Protocol):
         self._unanswered: Unanswered[asyncio.Future[Box]] = Unanswered(try_seconds)
         self._overdue: asyncio.TimerHandle | None = None
         self._outgoing: list[bytes] = []
-        self._rest = bytearray()  # the beginning of a box
-        self._rest_needed = 0  # how long that must be before it is looked at again
+        self._rest = Rest()
         self._why_closed = ""
         self._lost = self._loop.create_future()
         self.try_seconds = try_seconds
@@ -111,16 +110,10 @@ class Connection(asyncio.Protocol):
         """Cut what arrived into boxes and hand each to whom it belongs."""
         self._unanswered.heard(self._loop.time())
         if self._rest:
-            self._rest += data
-            if len(self._rest) < self._rest_needed:
+            joined = self._rest.joined(data, BOX_BYTES_MAX)
+            if joined is None:
                 return
-            if len(self._rest) <= BOX_BYTES_MAX:
-                # A long box has many fields: to parse the first ones again with each that comes would copy them all.
-                self._rest_needed = next_field_end(self._rest)
-                if len(self._rest) < self._rest_needed:
-                    return
-            data = bytes(self._rest)
-            self._rest.clear()
+            data = joined
         boxes: list[Box] = []
         try:
             consumed = parse_boxes(data, boxes)
@@ -130,8 +123,7 @@ class Connection(asyncio.Protocol):
             self._close(str(error))
             return
         if consumed < len(data):
-            self._rest += data[consumed:]
-            self._rest_needed = next_field_end(self._rest)
+            self._rest.keep(data[consumed:])
 
     def eof_received(self) -> None:
         """The other side closes; what we would still send, it does not read."""

@@ -163,8 +163,10 @@ def _of_service(inside: Inside) -> Iterator[Metric]:
         errors.add_metric([name], count)
     yield errors
     yield _gauge("connections", "Connections of clients.", len(service.connections))
-    yield _gauge("calls_in_flight", "Calls accepted and not yet answered.", service.calls)
-    yield _gauge("call_bytes_in_flight", "Bytes of the calls accepted and not yet answered.", service.call_bytes)
+    yield _gauge("calls_in_flight", "Calls accepted and not yet answered.", service.in_flight.count)
+    yield _gauge(
+        "call_bytes_in_flight", "Bytes of the calls accepted and not yet answered.", service.in_flight.size_bytes
+    )
 
 
 def _of_placement(facts: Mapping[str, Any]) -> Iterator[Metric]:

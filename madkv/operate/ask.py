@@ -1,16 +1,16 @@
-"""One question to one node, on a socket of its own: how it is, or what the partition map says."""
+"""Questions to nodes: one to one, on a socket of its own, such as how it is; or to many, until one has answered."""
 
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from madkv.addresses import Address, parse_address
-from madkv.errors import MadKVError, ProtocolError
+from madkv.errors import Interrupted, MadKVError, ProtocolError, Refused, TLSError
 from madkv.operate.nodes import is_node
 from madkv.partitions import PartitionMap
 from madkv.tls import TLSFiles, tls_files
@@ -21,6 +21,11 @@ ASK_SECONDS = 1.0
 """How long a node may take; one that was stopped takes for ever."""
 READ_BYTES = 1 << 16
 ASKED_AT_ONCE = 64
+LOOK_SECONDS_MAX = 15.0
+"""How long to look for the leader of a group: an election takes a second or two."""
+PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
 
 Status = dict[str, Any]
 _NUMBERS = ("term", "commit", "applied", "data_bytes")
@@ -53,6 +58,25 @@ def ask(
             parse_boxes(data, boxes)
     codec.raise_if_error(boxes[0], command)
     return boxes[0]
+
+
+def ask_in_turn(problem: str, addresses: Sequence[str], question: Callable[[str], T]) -> T:
+    """What the first of a group's nodes says that answers `question`, as its leader does.
+
+    They are asked again for LOOK_SECONDS_MAX, since a group may have no leader at the moment. Then raises MadKVError,
+    with the `problem` and what each has said; and at once whatever another try does not help against.
+    """
+    ends = time.monotonic() + LOOK_SECONDS_MAX
+    while True:
+        said: list[str] = []
+        for address in addresses:
+            try:
+                return question(address)
+            except (Refused, Interrupted, OSError, TLSError) as error:
+                said.append(f"{address}: {error}")
+        if time.monotonic() >= ends:
+            raise MadKVError(f"{problem}: {'; '.join(said)}")
+        time.sleep(PAUSE_SECONDS)
 
 
 def check_files() -> None:

@@ -1,12 +1,11 @@
 """`madkv transfer-leader`: have another replica lead its group, and wait until it does."""
 
 import sys
-import time
 from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
-from madkv.errors import Interrupted, InvalidArgument, MadKVError, Refused
-from madkv.operate.ask import ask, ask_map, check_files
+from madkv.errors import InvalidArgument, MadKVError
+from madkv.operate.ask import ask, ask_in_turn, ask_map, check_files
 from madkv.operate.health import NotSeen
 from madkv.operate.nodes import Node, parse_node
 from madkv.wire import codec
@@ -14,9 +13,6 @@ from madkv.wire import codec
 DONE, FAILED, NOT_SEEN = 0, 1, 2
 TRANSFER_SECONDS_MAX = 4.0
 """How long one answer may take: that of a leader which gives up after 1.5 s."""
-LOOK_SECONDS_MAX = 10.0
-"""How long to look for the leader of a group that has none at the moment."""
-PAUSE_SECONDS = 0.2
 
 
 def transfer_leader(name: str, group: str | None, managers: str) -> int:
@@ -72,16 +68,9 @@ def hand_to(node: Node, addresses: Sequence[str]) -> int:
     Asking twice does no harm: a node that leads already says so. Raises MadKVError when it does not come about.
     """
     fields = codec.integer(b"replica", node.replica or 0)
-    ends = time.monotonic() + LOOK_SECONDS_MAX
-    while True:
-        problems: list[str] = []
-        for address in addresses:
-            try:
-                answer = ask(address, codec.TRANSFER_LEADER, fields, seconds_max=TRANSFER_SECONDS_MAX)
-            except (Refused, Interrupted, OSError) as error:
-                problems.append(f"{address}: {error}")
-            else:
-                return codec.take_answer_integer(answer, b"term")
-        if time.monotonic() >= ends:
-            raise MadKVError(f"no replica of group {node.group} leads it: {'; '.join(problems)}")
-        time.sleep(PAUSE_SECONDS)
+    answer = ask_in_turn(
+        f"no replica of group {node.group} leads it",
+        addresses,
+        lambda address: ask(address, codec.TRANSFER_LEADER, fields, seconds_max=TRANSFER_SECONDS_MAX),
+    )
+    return codec.take_answer_integer(answer, b"term")

@@ -11,8 +11,9 @@ after the persist that covers it. A leader's entries leave before its own persis
 10.2.1): it counts itself only then.
 
 The shape: the term is looked at once, in `step`; then there is one function for each kind of message, which starts with
-what makes it refuse. Roles change only in the `_become_` functions. What every role reads is in state.py; what a leader
-has beside is in leadership.py, and goes when its leadership ends.
+what makes it refuse. Roles change only in the `_become_` functions. What every role reads is in state.py; what is done
+with what a leader sends is in following.py; what a leader has beside is in leadership.py, and goes when its leadership
+ends.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,6 +24,7 @@ import attrs
 
 from madkv.raft.bounds import ASK_AGAIN_TICKS, ELECTION_TICKS, FIRST_TICKS, STALLED_TICKS, USUAL, Bounds
 from madkv.raft.configuration import Configuration, Member
+from madkv.raft.following import Following
 from madkv.raft.leadership import Leadership
 from madkv.raft.log import LogReader
 from madkv.raft.messages import (
@@ -128,6 +130,7 @@ class RaftCore(ReplicaState):
         self.leader: Member | None = None
         self.led_term: int | None = None
         """The current term, as long as this replica leads it."""
+        self._following = Following(self)
         self._leading: Leadership | None = None
         self._last_round = 0  # of earlier leaderships
         self._draw = draw
@@ -137,15 +140,10 @@ class RaftCore(ReplicaState):
         self.campaigns = 0
         """How often it has stood for election."""
         self.elections_won = 0
-        self.leader_commit_index = 0
-        """What a leader has committed, as its last Append said; this replica may be far behind that."""
         # What is being written.
         self._under_way: list[Message] = []  # wait for the persist that is being carried out
         self._persisting: Persist | None = None
         self._persist_number = 0
-        self._pieces: list[SnapshotPiece] = []
-        self._installing: tuple[int, int] | None = None  # (index, term) of the snapshot that the disk switches to
-        self._keeps_suffix = False  # whether the log held its last entry when that began
         # Reads that leave with the next Ready.
         self._reads_released: list[ReleasedRead] = []
         self._reads_refused: list[Hashable] = []
@@ -165,7 +163,7 @@ class RaftCore(ReplicaState):
     @property
     def lag_entries(self) -> int:
         """How many entries its group has committed, as far as it has heard, that it has not handed out for applying."""
-        return max(0, max(self.commit_index, self.leader_commit_index) - self.applied_index)
+        return max(0, max(self.commit_index, self._following.leader_commit_index) - self.applied_index)
 
     @property
     def index_to_keep(self) -> int | None:
@@ -461,7 +459,7 @@ class RaftCore(ReplicaState):
         if self._may_campaign():
             self._become_candidate(transfer=True)
 
-    # --- Replication: the follower's side ---------------------------------------------------------------------------
+    # --- Replication: the follower's side, see following.py -----------------------------------------------------------
 
     def _follow(self, leader: Member) -> None:
         """A message of this term from its only leader."""
@@ -473,59 +471,7 @@ class RaftCore(ReplicaState):
 
     def _step_append(self, message: Append) -> None:
         self._follow(message.sender)
-        self.leader_commit_index = message.commit_index
-        if self._installing is not None or not _follow_each_other(message):
-            return
-        log = self.log
-        previous = message.previous_index
-        confirmed = previous + len(message.entries)
-        if previous < self.commit_index:
-            # Late or repeated. What is committed agrees with every leader's log, so go on from there.
-            if confirmed <= self.commit_index:
-                self._acknowledge(message.sender, self.commit_index)
-                return
-        elif not log.holds(previous, message.previous_term):
-            self._refuse(message)
-            return
-        for entry in message.entries:
-            if entry.index <= self.commit_index or log.holds(entry.index, entry.term):
-                continue
-            if entry.index <= log.last_index:
-                # A real conflict. Without one nothing is removed: an old, shorter Append may come late.
-                self.truncate(entry.index)
-            self.append(entry)
-        # Not further than this message proves: entries after `confirmed` may be another leader's.
-        self.commit_to(min(message.commit_index, confirmed))
-        self._acknowledge(message.sender, confirmed)
-
-    def _acknowledge(self, leader: Member, match_index: int) -> None:
-        for at, held in enumerate(self.held):
-            if isinstance(held, AppendReply) and held.to == leader and held.term == self.term:
-                # While the disk is busy Appends keep coming: one answer, when it is done, says it all.
-                match_index = max(match_index, held.match_index)
-                del self.held[at]
-                break
-        self.send(AppendReply(sender=self.member, to=leader, term=self.term, match_index=match_index))
-
-    def _refuse(self, message: Append) -> None:
-        """Name the highest entry that might match: not after the end, and not of a term above what was asked for."""
-        index = min(message.previous_index - 1, self.log.last_index)
-        while index > self.commit_index:
-            term = self.log.term_of(index)
-            assert term is not None
-            if term <= message.previous_term:
-                break
-            index -= 1
-        self.send_now(
-            AppendRefusal(
-                sender=self.member,
-                to=message.sender,
-                term=self.term,
-                previous_index=message.previous_index,
-                hint_index=index,
-                hint_term=self.log.term_of(index) or 0,
-            )
-        )
+        self._following.step_append(message)
 
     def _step_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message.sender)
@@ -562,10 +508,7 @@ class RaftCore(ReplicaState):
 
     def _step_snapshot_piece(self, message: SnapshotPiece) -> None:
         self._follow(message.sender)
-        if message.last_index <= self.commit_index:
-            self._acknowledge(message.sender, self.commit_index)  # it has all that already
-        else:
-            self._pieces.append(message)
+        self._following.step_snapshot_piece(message)
 
     def snapshot_staged(self, piece: SnapshotPiece, offset: int) -> None:
         """The disk holds what precedes `offset` of the stream that this piece is of: ask for more."""
@@ -582,30 +525,16 @@ class RaftCore(ReplicaState):
         Otherwise: the log ends at 90; the disk switches to a snapshot up to 100 and drops its log; meanwhile 91 to 110
         arrive; 101 to 110 would be written after a log that is not there, or be taken to be on the disk already.
         """
-        assert self._persisting is None and self._installing is None
-        if last_index <= self.applied_index:
-            return False
-        self._installing = last_index, last_term
-        self._keeps_suffix = self.log.holds(last_index, last_term)
-        return True
+        assert self._persisting is None and self._following.switching_to is None
+        return self._following.switch(last_index, last_term)
 
     def snapshot_installed(self, last_index: int, configuration: Configuration) -> None:
-        """The disk has switched data, sessions, meta and log to a snapshot, in one transaction.
-
-        Entries after the snapshot stay if the log held its last entry (section 7): they may be acknowledged already.
-        """
-        assert self._installing is not None and self._installing[0] == last_index
-        self._installing = None
-        self.log.snapshot_installed(last_index, keeps_suffix=self._keeps_suffix)
-        later = [each for each in self.configurations if each[0] > last_index] if self._keeps_suffix else []
-        self.configurations = [(last_index, configuration), *later]
-        self.note_configuration()
-        self.commit_index = max(self.commit_index, last_index)
-        self.applied_index = last_index
+        """The disk has switched data, sessions, meta and log to a snapshot, in one transaction."""
+        self._following.switched(last_index, configuration)
         if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
             self._become_follower(self.term, None)  # It asked for votes by another log and configuration.
         if self.leader is not None and self.leader != self.member:
-            self._acknowledge(self.leader, last_index)
+            self._following.acknowledge(self.leader, last_index)
 
     # --- What is to be done -----------------------------------------------------------------------------------------
 
@@ -633,8 +562,9 @@ class RaftCore(ReplicaState):
             refused, self._reads_refused = self._reads_refused, []
         if leading is not None and leading.snapshots_wanted:
             snapshots, leading.snapshots_wanted = leading.snapshots_wanted, []
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
+        following = self._following
+        if following.pieces:
+            pieces, following.pieces = following.pieces, []
         return Ready(messages, persist, committed, reads, refused, snapshots, pieces)
 
     def take_messages(self) -> Sequence[Message]:
@@ -646,7 +576,7 @@ class RaftCore(ReplicaState):
 
     def take_committed(self) -> Sequence[Entry]:
         """What is to be applied next: some of what is committed, in order. A Ready has the same in it."""
-        if self.applied_index >= self.commit_index or self._installing is not None:
+        if self.applied_index >= self.commit_index or self._following.switching_to is not None:
             return _NOTHING
         committed = self.log.entries(self.applied_index + 1, self.commit_index, self.bounds.apply_bytes)
         self.applied_index = committed[-1].index
@@ -654,7 +584,7 @@ class RaftCore(ReplicaState):
         return committed
 
     def _take_persist(self, may_take: bool) -> Persist | None:
-        if self._persisting is not None or self._installing is not None:
+        if self._persisting is not None or self._following.switching_to is not None:
             return None
         hard_state = self.hard_state if self.hard_state != self.saved_hard_state else None
         last = self._last_to_persist
@@ -693,17 +623,6 @@ class RaftCore(ReplicaState):
                 self.now.append(message)
             elif message.term == self.term:
                 self.step(message)
-
-
-def _follow_each_other(message: Append) -> bool:
-    """Whether its entries follow each other without a gap, and their terms never go back, as in every leader's log."""
-    index, term = message.previous_index, message.previous_term
-    for entry in message.entries:
-        index += 1
-        if entry.index != index or not term <= entry.term <= message.term:
-            return False
-        term = entry.term
-    return True
 
 
 _STEPS: dict[type[Message], Callable[[RaftCore, Any], bool | None]] = {

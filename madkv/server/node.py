@@ -20,7 +20,7 @@ from madkv.raft.core import RaftCore
 from madkv.raft.replacement import next_step
 from madkv.server.host import ReplicaHost
 from madkv.server.parts import Machine
-from madkv.server.peers import Introduce, PeerFactory
+from madkv.server.peer_port import Introduce, PeerFactory
 from madkv.server.process import Inside, Process
 from madkv.storage.directory import Directory
 from madkv.storage.overlay import AppliedPairs

@@ -16,59 +16,41 @@ majority of its group disagrees with, is the one that is wrong: it ends. Any oth
 """
 
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost, DNSLookupError
-from twisted.internet.interfaces import IAddress, IDelayedCall, ISystemHandle
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import IDelayedCall, ISystemHandle
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from madkv.addresses import Address, show_address
-from madkv.errors import (
-    Busy,
-    InternalError,
-    InvalidArgument,
-    MadKVError,
-    ProtocolError,
-    Rejected,
-    VersionMismatch,
-    shown,
-)
+from madkv.errors import MadKVError, Rejected, VersionMismatch
 from madkv.limits import (
     CLOSE_SECONDS_MAX,
     KEY_BYTES_MAX,
-    MEMBER_CONNECTIONS_MAX,
     PEER_BOX_BYTES_MAX,
     PEER_BUFFER_BYTES_MAX,
     PEER_CONNECT_SECONDS_MAX,
     PEER_HELLO_SECONDS_MAX,
-    PEER_REFUSALS_KEPT,
     PEER_UNACKNOWLEDGED_SECONDS_MAX,
     RETRY_SECONDS_MAX,
     RETRY_SECONDS_MIN,
-    STRANGER_BOX_BYTES_MAX,
-    STRANGER_SECONDS_MAX,
-    STRANGERS_MAX,
     VALUE_BYTES_MAX,
 )
 from madkv.raft.bounds import USUAL
-from madkv.raft.configuration import DISK_ID_BYTES, Member
+from madkv.raft.configuration import Member
 from madkv.raft.messages import Message, SnapshotPiece
-from madkv.settings import port_difference
 from madkv.storage.snapshot import PIECE_BYTES
-from madkv.tls import check_claim
 from madkv.wire import codec
-from madkv.wire.admission import SeldomLine
-from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
+from madkv.wire.boxes import COMMAND, blob, field
 from madkv.wire.caller import CallerProtocol
-from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
+from madkv.wire.codec import take_answer_field
 from madkv.wire.endpoint import connect, endpoint_to
-from madkv.wire.peer import Encoder, decode
+from madkv.wire.peer import Encoder
 from madkv.wire.protocol import BoxProtocol, why_lost
 
 if TYPE_CHECKING:  # at run time OpenSSL comes in only where there is TLS
@@ -81,9 +63,6 @@ assert USUAL.in_flight_bytes + PEER_BOX_BYTES_MAX <= PEER_BUFFER_BYTES_MAX
 
 _RAFT = field(COMMAND, codec.RAFT)
 _END = b"\0\0"
-
-Introduce = Callable[[Box], Any]
-"""Gets the box of an Introduce. The answer's fields, encoded, or a Deferred of them; a MadKVError is answered."""
 
 
 class PeerLinks:
@@ -120,7 +99,7 @@ class PeerLinks:
         self._misfit = misfit
         self._was_taken = False
         self._disagreeing: set[int] = set()
-        self.incoming: dict[Member, PeerProtocol] = {}
+        self.incoming: dict[Member, BoxProtocol] = {}
         """Connections that others have opened, after their PeerHello."""
         self.noted: Callable[[str, int], None] = lambda what, replica: None
         """Told of a peer that is `lost`, since the connection to it has ended, or `back` after that."""
@@ -150,7 +129,7 @@ class PeerLinks:
             # A piece of a snapshot is repeated until it is answered: over a slow link, copies of it would only pile up.
             is_piece = isinstance(message, SnapshotPiece)
             if not protocol.unsent_bytes if is_piece else waiting[protocol] <= PEER_BUFFER_BYTES_MAX:
-                box = _raft_box(self._encoder.encode(message))
+                box = b"".join((_RAFT, blob(b"message", self._encoder.encode(message)), _END))
                 boxes[protocol].append(box)
                 waiting[protocol] += len(box)
             else:
@@ -190,10 +169,6 @@ class PeerLinks:
     def name_of(self, replica: int) -> str:
         """The name of a replica of this group's."""
         return f"{self.group}.{replica}"
-
-
-def _raft_box(message: bytes) -> bytes:
-    return b"".join((_RAFT, blob(b"message", message), _END))
 
 
 def _when_all(deferreds: Iterable[Deferred[None]]) -> Deferred[None]:
@@ -371,237 +346,3 @@ class _Link:
             self._told = text
             log = self._links.log
             (log.warn if is_fault else log.info)("{text}", text=text)
-
-
-# --- Connections that others open -----------------------------------------------------------------------------------
-
-
-class PeerProtocol(BoxProtocol):
-    """A connection on which a peer sends its messages, or a manager introduces itself."""
-
-    box_bytes_max = STRANGER_BOX_BYTES_MAX
-
-    def __init__(self, factory: "PeerFactory", reactor: Any) -> None:
-        super().__init__(reactor)
-        self._factory = factory
-        self._links: PeerLinks | None = None
-        self._sender: Member | None = None
-        self._stranger: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        """Give whoever it is some time to say so."""
-        super().connectionMade()
-        self._factory.joined(self)
-        self._stranger = self._clock.callLater(STRANGER_SECONDS_MAX, self._still_a_stranger)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Forget it."""
-        super().connectionLost(reason)
-        self._factory.left(self)
-        self._no_stranger()
-        if self._links is not None and self._sender is not None and self._links.incoming.get(self._sender) is self:
-            del self._links.incoming[self._sender]
-
-    def box_received(self, box: Box) -> None:
-        """A message, mostly."""
-        command = box.get(COMMAND)
-        if command == codec.RAFT:
-            self._raft(box)
-            return
-        tag = box.get(ASK)
-        if command is None or tag is None:
-            raise ProtocolError("a box that is no call")
-        if command == codec.PEER_HELLO:
-            self._peer_hello(tag, box)
-        elif command == codec.INTRODUCE and self._factory.introduce is not None:
-            self._introduce(tag, box)
-        elif command == codec.HELLO:
-            here = self.transport.getHost()
-            address, node = show_address((here.host, here.port)), self._factory.node
-            why = f"{address} is the p2p port of {node}, for other replicas; clients connect to another port"
-            self.send(codec.answer_error(tag, Rejected(why)))
-            self.finish()
-        else:
-            self.send(
-                codec.answer_error_code(tag, codec.UNHANDLED, "this port is for replicas; clients connect to another")
-            )
-            self.finish()
-
-    def _raft(self, box: Box) -> None:
-        links = self._links
-        if links is None:
-            raise ProtocolError("a message before PeerHello")
-        try:
-            data = take_blob(box, b"message")
-        except InvalidArgument as error:
-            raise ProtocolError(str(error)) from None
-        message = decode(data)
-        if message.sender != self._sender:
-            raise ProtocolError(f"a message of {message.sender} from {self._sender}")
-        if message.to == links.member and not links.is_stopped:  # Otherwise it is for a disk that was here before.
-            links.receive(message)
-
-    # --- PeerHello --------------------------------------------------------------------------------------------------
-
-    def _peer_hello(self, tag: bytes, box: Box) -> None:
-        if self._sender is not None:
-            raise ProtocolError("a second PeerHello")
-        factory = self._factory
-        links = factory.links
-        replica = -1
-        try:
-            if links is None or links.is_stopped:
-                raise Busy("it is starting" if links is None else "it is ending")
-            replica = _check_hello(links, box, self.certified)
-            disk = take_bytes(box, b"disk")
-            if len(disk) != DISK_ID_BYTES:
-                raise InvalidArgument(f"a disk id has {DISK_ID_BYTES} bytes; this one has {len(disk)}")
-        except MadKVError as error:
-            if not isinstance(error, Busy):
-                factory.tell_refused(self.peer, str(error))
-            self.send(codec.answer_error(tag, error))
-            self.finish()
-            return
-        self._no_stranger()
-        factory.met(self)
-        self.box_bytes_max = PEER_BOX_BYTES_MAX
-        self._links = links
-        self._sender = Member(replica, disk)
-        former = links.incoming.pop(self._sender, None)
-        links.incoming[self._sender] = self
-        if former is not None:
-            former.drop("its replica has opened another one")
-        theirs = [member for member in links.incoming if member.replica == replica]
-        if len(theirs) > MEMBER_CONNECTIONS_MAX:
-            links.incoming.pop(theirs[0]).drop("its replica has opened others, on other disks")
-        self.send(codec.answer(tag, field(b"disk", links.member.disk)))
-        links.met(replica)
-
-    def _still_a_stranger(self) -> None:
-        self._stranger = None
-        self.drop(f"no PeerHello for {STRANGER_SECONDS_MAX:g} seconds")
-
-    def _no_stranger(self) -> None:
-        if self._stranger is not None:
-            self._stranger.cancel()
-            self._stranger = None
-
-    # --- Introduce --------------------------------------------------------------------------------------------------
-
-    def _introduce(self, tag: bytes, box: Box) -> None:
-        if self._stranger is not None:
-            self._stranger.reset(STRANGER_SECONDS_MAX)
-        self.hold()  # One at a time: its answer may wait for the group.
-        maybeDeferred(self._introduction, box).addCallbacks(
-            lambda fields: self.send(codec.answer(tag, fields)), lambda failure: self._introduce_failed(tag, failure)
-        ).addBoth(lambda _: self.release())
-
-    def _introduction(self, box: Box) -> Any:
-        assert self._factory.introduce is not None
-        try:
-            if self.certified is not None:
-                check_claim(self.certified, f"m.{take_integer(box, b'replica')}")
-        except Rejected as refusal:
-            self._factory.tell_refused(self.peer, str(refusal))
-            raise
-        return self._factory.introduce(box)
-
-    def _introduce_failed(self, tag: bytes, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, MadKVError):
-            self.log.failure("an introduction failed in a way that was not foreseen", failure)
-            error = InternalError("the manager failed; its log says how")
-        self.send(codec.answer_error(tag, error))
-
-
-def _check_hello(links: PeerLinks, box: Box, certified: frozenset[str] | None) -> int:
-    """The replica number in a PeerHello that fits. Raises Rejected, VersionMismatch or InvalidArgument."""
-    version = take_integer(box, b"version")
-    if version != codec.PROTOCOL_VERSION:
-        raise VersionMismatch(f"this replica speaks version {codec.PROTOCOL_VERSION}, the other one version {version}")
-    cluster, group = shown(take_bytes(box, b"cluster")), shown(take_bytes(box, b"group"))
-    replica, to = take_integer(box, b"replica"), take_integer(box, b"to")
-    me, other = links.name_of(links.member.replica), f"{group}.{replica}"
-    ports = take_ports(box, b"ports")
-    check_claim(certified, other)
-    if cluster != links.cluster:
-        raise Rejected(
-            f"{me} is of cluster {links.cluster}, {other} of cluster {cluster}; see their --backer and --peers"
-        )
-    if group != links.group:
-        raise Rejected(f"this is {me}; {other} has its address for that of {group}.{to}; see its --peers")
-    if replica not in links.replicas or len(ports) != len(links.ports):
-        raise Rejected(f"{me} has no {other} of {len(ports)} replicas among its peers; see their --peers")
-    difference = port_difference(links.name_of, replica, ports, links.member.replica, links.ports)
-    if difference is not None:
-        links.disagreed(replica, difference)
-        raise Rejected(difference)
-    if to != links.member.replica:
-        raise Rejected(f"this is {me}; {other} has its address for that of {group}.{to}; see its --peers")
-    return replica
-
-
-class PeerFactory(Factory):
-    """The side that listens on the p2p port. When the port is closed, so are its connections."""
-
-    noisy = False
-    log = Logger()
-
-    def __init__(self, reactor: Any, introduce: Introduce | None = None, node: str = "a node") -> None:
-        """`introduce` answers what a manager asks another at its first start; servers have none. `node` is who this is
-        to a client that comes to the wrong port."""
-        self._reactor = reactor
-        self.node = node
-        self.introduce = introduce
-        self.links: PeerLinks | None = None
-        self.connections: set[PeerProtocol] = set()
-        self._strangers: dict[PeerProtocol, None] = {}  # in the order in which they came
-        self._refusals: deque[str] = deque(maxlen=PEER_REFUSALS_KEPT)
-        self._refused = SeldomLine(reactor, self.log)
-
-    def attach(self, links: PeerLinks) -> None:
-        """From now on PeerHello is answered in this replica's name; before, it is answered Busy."""
-        assert self.links is None
-        self.links = links
-
-    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
-        """A protocol for one connection."""
-        return PeerProtocol(self, self._reactor)
-
-    def joined(self, protocol: PeerProtocol) -> None:
-        """Take a connection of somebody who has not said yet who it is.
-
-        A replica says it at once. So when there are many of them, it is the oldest that has to go: nobody who connects
-        and says nothing keeps a replica out.
-        """
-        self.connections.add(protocol)
-        if len(self._strangers) >= STRANGERS_MAX:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            self._refused.say(f"closed the connection of {oldest.peer}: too many others say as little who they are")
-            oldest.abandon()
-        self._strangers[protocol] = None
-
-    def met(self, protocol: PeerProtocol) -> None:
-        """It has said who it is."""
-        self._strangers.pop(protocol, None)
-
-    def left(self, protocol: PeerProtocol) -> None:
-        """It is closed."""
-        self.connections.discard(protocol)
-        self._strangers.pop(protocol, None)
-
-    def stopFactory(self) -> None:
-        """The port is closed."""
-        for protocol in list(self.connections):
-            protocol.transport.abortConnection()
-
-    def tell_refused(self, peer: str, why: str) -> None:
-        """Log a refusal, but not again what is refused again and again."""
-        if why not in self._refusals:
-            line = f"refused a connection of {peer}: {why}"
-            if len(self._refusals) < PEER_REFUSALS_KEPT:
-                self.log.warn("{line}", line=line)
-            else:
-                self._refused.say(line)
-            self._refusals.append(why)

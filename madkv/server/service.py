@@ -72,7 +72,7 @@ class ServerProtocol(AnsweringProtocol):
             self._service.backups.close_all_of(self)
         unanswered, self._unanswered = self._unanswered, []
         for _, size_bytes, *_ in unanswered:
-            self._end(size_bytes)
+            self._share.end(size_bytes)
 
     def resumeProducing(self) -> None:
         """The client has read it all: make the answers that waited for that, each by a read of its own."""
@@ -111,13 +111,13 @@ class ServerProtocol(AnsweringProtocol):
         self._propose(tag, Write(kind, key, value, *take_session(box)), len(key) + len(value), times)
 
     def _propose(self, tag: bytes, operation: Operation, size_bytes: int, times: Histogram) -> None:
-        self._begin(size_bytes)
+        self._share.begin(size_bytes)
         try:
             self._service.replica.propose(
                 operation, partial(self._complete, tag, size_bytes, _outcome_answer, None, times, self._seconds())
             )
         except BaseException:
-            self._end(size_bytes)
+            self._share.end(size_bytes)
             raise
 
     # --- Reads ------------------------------------------------------------------------------------------------------
@@ -183,13 +183,13 @@ class ServerProtocol(AnsweringProtocol):
     def _read(self, tag: bytes, key: bytes, answer_of: ReadAnswer, size_bytes: int, times: Histogram) -> None:
         if not tag:
             return  # nobody wants to know, so nothing would hold back whoever asks
-        self._begin(size_bytes)
+        self._share.begin(size_bytes)
         try:
             self._service.replica.read(
                 key, partial(self._complete, tag, size_bytes, answer_of, key, times, self._seconds())
             )
         except BaseException:
-            self._end(size_bytes)
+            self._share.end(size_bytes)
             raise
 
     # --- Backups ----------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class ServerProtocol(AnsweringProtocol):
             answer = self._failure_answer(tag, error)
         if tag:
             self.send(answer)
-        self._end(size_bytes)
+        self._share.end(size_bytes)
 
 
 def _outcome_answer(tag: bytes, outcome: Outcome) -> bytes:

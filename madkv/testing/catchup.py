@@ -5,7 +5,6 @@ make one call after the other: for a while alone, as a measure of the machine, a
 """
 
 import argparse
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -257,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=whole, default=4, help="line clients (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
     add_shared(parser, "just", "log", "root", "tls")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.rf < 3 or options.clients < 1 or not 10 <= options.value_bytes <= MIB:
         parser.error("at least three replicas, a client, and values of 10 bytes to 1 MiB")
     if options.writes < LOG_ENTRIES_KEPT and options.writes * options.value_bytes < LOG_BYTES_KEPT:

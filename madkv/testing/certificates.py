@@ -8,7 +8,6 @@ import argparse
 import datetime
 import ipaddress
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from madkv.addresses import parse_address
 from madkv.testing.checkout import ROOT
 from madkv.testing.ending import complain, run_tool
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Shape, ShapeError, addresses
 from madkv.tls import CLIENT, SCHEME, VARIABLES, TLSFiles, name_of
@@ -228,9 +227,9 @@ def make(
         whole_directory.rename(directory)
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with a message when it makes no sense."""
-    parser = argparse.ArgumentParser(prog="tls::make", description=__doc__)
+    parser = Parser(prog="tls::make", description=__doc__)
     projects = parser.add_subparsers(dest="project", required=True)
     local = "127.0.0.1"
     lists = {
@@ -252,7 +251,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         each.add_argument("--clients", default=USUAL_CLIENT, help="names, separated by commas (default: %(default)s)")
         each.add_argument("--days", type=whole, default=DAYS, help="how long they are valid (default: %(default)s)")
         each.add_argument("--ca", type=Path, help="a directory whose CA is to be used (default: a new one)")
-    return parser.parse_args(words(argv))
+    return parser.parse_args(argv)
 
 
 def _ports(first: int, count: int) -> str:
@@ -271,7 +270,7 @@ def _hosts(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    options = parse_options(sys.argv[1:] if argv is None else argv)
+    options = parse_options(argv)
     try:
         hosts = _hosts(options)
         clients = [each for each in options.clients.split(",") if each]

@@ -10,7 +10,6 @@ then the whole cluster must get back to work within a bounded time, and after a 
 import argparse
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fleet import CLIENTS_MAX
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.network import Network, enter, is_entered, is_possible
-from madkv.testing.options import Parser, add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -250,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("yes", "no"),
         help="give each node a network of its own, and cut it (default: where this machine allows it)",
     )
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if not 0 < options.seconds < math.inf:
         parser.error(f"seconds must be more than 0, not {options.seconds:g}")
     if not 1 <= options.clients <= CLIENTS_MAX:

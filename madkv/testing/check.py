@@ -18,7 +18,7 @@ from typing import NamedTuple
 from madkv.testing.checkout import checkout
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, words
+from madkv.testing.options import Parser
 
 NOT_PRODUCTION = "madkv/testing/*,madkv/bench/*"
 COVERAGE_PERCENT_MIN = 90
@@ -153,7 +153,7 @@ def check_but_trial(steps: Steps, pytest_options: Sequence[str], environment: di
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="./justw test", description=__doc__)
     parser.add_argument("--fast", choices=("yes", "no"), default="no", help="run pytest alone (default: %(default)s)")
-    options, pytest_options = parser.parse_known_args(words(sys.argv[1:] if argv is None else argv))
+    options, pytest_options = parser.parse_known_args(argv)
     interrupt_on_terminate()
     outcomes = check(options.fast == "yes", pytest_options)
     print(f"\n== summary, Python {sys.version.split()[0]}")

@@ -1,7 +1,6 @@
 """The fuzzer against a cluster of its own, some of whose servers are killed in the middle of it and started again."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("count", type=whole, help="p2: how many servers; p3: how many replicas of each partition")
     parser.add_argument("crash", nargs="?", help="how many to kill, or their ids (default: p2 1, p3 2)")
     add_shared(parser, "just", "log", "tls")
-    options, rest = parser.parse_known_args(words(sys.argv[1:] if argv is None else argv))
+    options, rest = parser.parse_known_args(argv)
     options.fuzz = rest
     options.crash = options.crash or {"p2": "1", "p3": "2"}[options.module]
     return end_in_verdict(

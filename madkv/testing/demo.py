@@ -1,6 +1,5 @@
 """`./justw demo`: a cluster of its own, clients at work on it, its leader killed under them, every answer checked."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
 from madkv.testing.health import table
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import Parser, add_shared, words
+from madkv.testing.options import Parser, add_shared
 from madkv.testing.service import ServiceError
 from madkv.testing.transcript import Transcript
 
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The demo; exit status 0 when everything in it succeeded."""
     parser = Parser(prog="./justw demo", description=__doc__)
     add_shared(parser, "just", "tls")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     interrupt_on_terminate()
     began = time.monotonic()
     try:

@@ -26,7 +26,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
 from madkv.testing.flooding import Counts
-from madkv.testing.options import add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -200,13 +200,13 @@ def _terms(cluster: Cluster) -> dict[str, int | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it went as it should."""
-    parser = argparse.ArgumentParser(prog="flood", description=__doc__)
+    parser = Parser(prog="flood", description=__doc__)
     parser.add_argument("--seconds", type=whole, default=SECONDS, help="of the flood (default: %(default)s)")
     parser.add_argument("--idle", type=whole, default=IDLE, help="idle connections (default: %(default)s)")
     parser.add_argument("--half", type=whole, default=HALF, help="connections with half a box (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, and managers (default: %(default)s)")
     add_shared(parser, "just", "log", "root")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.rf < 3 or options.seconds < 1 or options.idle < 1 or options.half < 2:
         parser.error("at least three replicas, a second, an idle connection and two half boxes")
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)

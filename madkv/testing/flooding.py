@@ -6,7 +6,6 @@ It says `ready` and how many idle connections there are, goes on until its stdin
 it as JSON (`Counts`).
 """
 
-import argparse
 import json
 import resource
 import select
@@ -19,7 +18,7 @@ import attrs
 
 from madkv.addresses import Address, parse_address, parse_addresses
 from madkv.limits import BOX_BYTES_MAX, KIB, PEER_BOX_BYTES_MAX, VALUE_BYTES_MAX
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from madkv.wire import codec
 from madkv.wire.boxes import blob, field
 
@@ -214,12 +213,12 @@ def _half_box(bytes_max: int) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="flooding", description=__doc__)
+    parser = Parser(prog="flooding", description=__doc__)
     parser.add_argument("--server", type=parse_address, required=True, help="whom most of it is for")
     parser.add_argument("--p2p", type=parse_addresses, required=True, help="p2p ports, for half of the half boxes")
     parser.add_argument("--idle", type=whole, required=True, help="idle connections")
     parser.add_argument("--half", type=whole, required=True, help="connections with half a box")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     attack = Attack(options.server, options.p2p, options.half)

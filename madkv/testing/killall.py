@@ -11,7 +11,6 @@ import argparse
 import os
 import random
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fuzz import count, judge
 from madkv.testing.history import Kind, Operation, Result, write_history
 from madkv.testing.lines import show
-from madkv.testing.options import Parser, add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -287,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=whole, default=6, help="default: %(default)s")
     add_seed(parser, "draws the same times again (default: others each time)")
     parser.add_argument("--history", type=Path, help="where to write the history")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.rounds < 1 or options.clients < 1:
         parser.error("at least one round and one client")
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
 from madkv.testing.lines import show
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=whole, default=100, help="how many to kill (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
     add_shared(parser, "just", "log", "tls")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.count < 1 or options.rf < 3:
         parser.error("at least one leader of at least three replicas")
     return end_in_verdict(

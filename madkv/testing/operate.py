@@ -19,7 +19,7 @@ from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import hold_interrupts, interrupt_on_terminate
 from madkv.testing.health import report
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.rolling import restart_all
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
@@ -261,7 +261,7 @@ COMMANDS = {
 }
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with a message when it makes no sense."""
     parser = Parser(prog="cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -281,12 +281,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             add_shared(each, "tls")
         elif name == "down":
             each.add_argument("--keep", choices=("yes", "no"), default="no", help="the files (default: no)")
-    return parser.parse_args(words(argv))
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    options = parse_options(sys.argv[1:] if argv is None else argv)
+    options = parse_options(argv)
     interrupt_on_terminate()
     try:
         if options.command == "status":

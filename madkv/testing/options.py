@@ -3,6 +3,7 @@
 import argparse
 import random
 import re
+import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +17,11 @@ _SHOWN = re.compile(r"--([a-z][a-z0-9-]*) (?=[A-Z{])")
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows options as recipes take them: `root=ROOT`; `--root ROOT` is understood as well."""
+    """Takes and shows options as recipes take them: `root=ROOT`; `--root ROOT` is understood as well."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """What `parse_args` calls, too."""
+        return super().parse_known_args(words(sys.argv[1:] if args is None else args), namespace)
 
     def format_usage(self) -> str:
         """The usage in a line or two."""

@@ -1,7 +1,6 @@
 """Restart every node of a cluster, one after the other, while clients are at work: no call may fail, or take long."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -128,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="rolling", description=__doc__)
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
     add_shared(parser, "just", "log", "partitions", "rf", "managers")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.rf < 3 or options.managers < 3:
         parser.error("rf= and managers= must be 3 or more: a group of one cannot do without its node")
     return end_in_verdict(

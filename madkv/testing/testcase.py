@@ -5,7 +5,6 @@ Those of project 1 need a running service; those of projects 2 and 3, in which n
 
 import argparse
 import secrets
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from madkv.testing.cluster import Cluster, listed
 from madkv.testing.cluster_cases import PROJECT_2, PROJECT_3, ClusterTestcase, Stage
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
-from madkv.testing.options import Parser, add_shared, whole, words
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.scene import NAMES, Scene, SceneBroken
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--module", choices=TESTCASES, default="p1", help="of which project (default: %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:3777", help="given to the clients (default: %(default)s)")
     add_shared(parser, "just", "log", "tls")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     if options.num not in TESTCASES[options.module]:
         parser.error(f"{options.module} has testcases 1 to {len(TESTCASES[options.module])}")
     return end_in_verdict(

@@ -1,4 +1,4 @@
-"""The side of a connection that answers calls: dispatch, handshake, failures, and bounds on what is in flight.
+"""The side of a connection that answers calls: dispatch, handshake and failures.
 
 Servers and managers differ in what they can be asked, and in nothing of this.
 """
@@ -18,27 +18,16 @@ from twisted.python.failure import Failure
 from madkv import __version__
 from madkv.counts import Histogram
 from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import (
-    CALL_BYTES_MAX,
-    CALL_BYTES_SHARE,
-    CALLS_MAX,
-    CALLS_SHARE,
-    CONNECTIONS_MAX,
-    LARGE_CALL_BYTES,
-)
+from madkv.limits import CONNECTIONS_MAX
 from madkv.wire import codec
 from madkv.wire.admission import Admission
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.codec import take_integer
-from madkv.wire.large import LargeCalls
+from madkv.wire.in_flight import CallsInFlight, NotNow, Share
 from madkv.wire.protocol import BoxProtocol
 
 Answer = Callable[[Box], Coroutine[Deferred[Any], Any, bytes]]
 """Gives the fields of the answer to a call, or raises."""
-
-
-class _NotNow(Exception):
-    """A large call has to wait for its turn."""
 
 
 class AnsweringProtocol(BoxProtocol):
@@ -52,9 +41,7 @@ class AnsweringProtocol(BoxProtocol):
     def __init__(self, service: "AnsweringFactory", clock: IReactorTime) -> None:
         super().__init__(clock, service.admission)
         self._service = service
-        self._in_flight = 0
-        self._in_flight_bytes = 0
-        self._in_flight_large = 0
+        self._share = Share(service.in_flight, self)
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.HELLO: self._hello,
             codec.STATUS: self._status,
@@ -70,7 +57,7 @@ class AnsweringProtocol(BoxProtocol):
         """Count the connection out."""
         super().connectionLost(reason)
         self._service.connections.discard(self)
-        self._service.large.left(self)
+        self._share.leave()
 
     def box_received(self, box: Box) -> None:
         """Dispatch one call."""
@@ -86,7 +73,7 @@ class AnsweringProtocol(BoxProtocol):
             return
         try:
             responder(tag, box)
-        except _NotNow:
+        except NotNow:
             self._boxes.appendleft(box)
             self.hold()
         except Exception as error:
@@ -130,7 +117,7 @@ class AnsweringProtocol(BoxProtocol):
 
     def _start(self, answer_to: Answer, times: Histogram | None, tag: bytes, box: Box) -> None:
         """Answer a call, counted in, as soon as its coroutine is done; how long that took is added to `times`."""
-        self._begin(0)
+        self._share.begin(0)
         Deferred.fromCoroutine(self._finish(answer_to, times, tag, box)).addErrback(
             lambda failure: self.log.failure("an answer went wrong in a way that was not foreseen", failure)
         )
@@ -144,50 +131,8 @@ class AnsweringProtocol(BoxProtocol):
         except Exception as error:
             answer = self._failure_answer(tag, error)
         finally:
-            self._end(0)
+            self._share.end(0)
         self._answer(tag, answer)
-
-    # --- Bounds on work in flight -----------------------------------------------------------------------------------
-
-    def _begin(self, size_bytes: int) -> None:
-        """Count a call in; Busy when too much is in flight in all. With its share in flight a connection waits."""
-        service = self._service
-        calls_left = CALLS_MAX - service.calls - 1
-        bytes_left = CALL_BYTES_MAX - service.call_bytes - size_bytes
-        if calls_left < 0 or bytes_left < 0:
-            raise Busy(f"the {service.kind} has as many calls in flight as it takes")
-        if size_bytes >= LARGE_CALL_BYTES:
-            if not service.large.begins(self, self._others):
-                raise _NotNow
-            self._in_flight_large += 1
-        service.calls += 1
-        service.call_bytes += size_bytes
-        self._in_flight += 1
-        self._in_flight_bytes += size_bytes
-        if self._in_flight * CALLS_SHARE >= calls_left or self._in_flight_bytes * CALL_BYTES_SHARE >= bytes_left:
-            self.hold()
-
-    def _end(self, size_bytes: int) -> None:
-        service = self._service
-        if size_bytes >= LARGE_CALL_BYTES:
-            service.large.ended(self._others)
-            self._in_flight_large -= 1
-        service.calls -= 1
-        service.call_bytes -= size_bytes
-        self._in_flight -= 1
-        self._in_flight_bytes -= size_bytes
-        if (
-            self._held
-            and self._in_flight * CALLS_SHARE < CALLS_MAX - service.calls
-            and self._in_flight_bytes * CALL_BYTES_SHARE <= CALL_BYTES_MAX - service.call_bytes
-        ):
-            self.release()
-
-    @property
-    def _others(self) -> int:
-        """Calls of other connections in flight that are not large, between calls of this one."""
-        service = self._service
-        return service.calls - self._in_flight - (service.large.in_flight - self._in_flight_large)
 
 
 class AnsweringFactory(Factory):
@@ -208,13 +153,11 @@ class AnsweringFactory(Factory):
         self.cluster = b""
         """The cluster's id, empty until it is known."""
         self.admission = Admission(clock, CONNECTIONS_MAX)
-        self.large = LargeCalls(clock)
+        self.in_flight = CallsInFlight(clock, self.kind)
         self.transfer_leader: Callable[[int], Coroutine[Deferred[Any], Any, int]] | None = None
         """Hands the leadership of the node's group to the replica of that number; the term in which that leads. None
         while the node takes part in no group."""
         self.connections: set[AnsweringProtocol] = set()
-        self.calls = 0
-        self.call_bytes = 0
         self.times: dict[str, Histogram] = {}
         """How long calls took that were answered, by their kinds."""
         self.errors: Counter[str] = Counter()
@@ -230,7 +173,7 @@ class AnsweringFactory(Factory):
         return {
             "uptime": round(self._clock.seconds() - self._began, 3),
             "connections": len(self.connections),
-            "in_flight": self.calls,
+            "in_flight": self.in_flight.count,
             "calls": {name: times.counts.copy() for name, times in self.times.items()},
         }
 

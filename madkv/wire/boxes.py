@@ -101,6 +101,34 @@ def next_field_end(data: bytes | bytearray) -> int:
     return max(position, available + 1)
 
 
+class Rest(bytearray):
+    """The beginning of a box, until its end has come; looked at only when enough of it is there."""
+
+    __slots__ = ("_needed",)
+
+    def keep(self, data: bytes) -> None:
+        """Begin with what parsing has left over."""
+        self += data
+        self._needed = next_field_end(self)
+
+    def joined(self, data: bytes, bytes_max: int) -> bytes | None:
+        """What has come so far, with this, to be parsed and kept no longer; None while that would be no use.
+
+        What is longer than `bytes_max` is to be parsed, which refuses it.
+        """
+        self += data
+        if len(self) < self._needed:
+            return None
+        if len(self) <= bytes_max:
+            # A long box has many fields: to parse the first ones again with each that comes would copy them all.
+            self._needed = next_field_end(self)
+            if len(self) < self._needed:
+                return None
+        whole = bytes(self)
+        self.clear()
+        return whole
+
+
 def field(name: bytes, value: bytes) -> bytes:
     """One field as bytes."""
     assert 0 < len(name) <= AMP_NAME_BYTES_MAX and len(value) <= AMP_VALUE_BYTES_MAX

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from madkv.errors import ProtocolError
 from madkv.limits import BOX_BYTES_MAX, BOX_SECONDS_MAX, LONG_BOX_BYTES, UNSENT_BYTES_MAX
 from madkv.wire.admission import Admission
-from madkv.wire.boxes import Box, next_field_end, parse_boxes
+from madkv.wire.boxes import Box, Rest, parse_boxes
 
 FLUSH_BYTES = 64 * 1024
 """Boxes sent while one read is being handled leave together, but never more than this are held back."""
@@ -58,14 +58,13 @@ class BoxProtocol(Protocol):
         self._holds = False  # whether the admission knows of anything
         self._queued_bytes = 0  # what the transport was left with, ever
         self._is_abandoned = False
-        self._rest = bytearray()  # the beginning of a box
-        self._rest_needed = 0  # how long that must be before it is looked at again
+        self._rest = Rest()
         self._boxes: deque[Box] = deque()
         self._handling = False
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self._unread_by_peer = False
-        self._held = False
+        self.is_held = False
         self._next_slice: IDelayedCall | None = None
         self._half_box: IDelayedCall | None = None
         self.open = False
@@ -88,14 +87,14 @@ class BoxProtocol(Protocol):
 
     def hold(self) -> None:
         """Handle no more boxes and read no more bytes until `release`."""
-        if not self._held:
-            self._held = True
+        if not self.is_held:
+            self.is_held = True
             self._stop_reading()
 
     def release(self) -> None:
         """Go on after `hold`."""
-        if self._held:
-            self._held = False
+        if self.is_held:
+            self.is_held = False
             self._go_on()
 
     def drop(self, why: str) -> None:
@@ -181,18 +180,11 @@ class BoxProtocol(Protocol):
         """Cut what arrived into boxes and handle them, in order."""
         self.was_heard = True
         if self._rest:
-            self._rest += data
-            if len(self._rest) < self._rest_needed:
+            joined = self._rest.joined(data, self.box_bytes_max)
+            if joined is None:
                 self._part_came(len(data))
                 return
-            if len(self._rest) <= self.box_bytes_max:
-                # A long box has many fields: to parse the first ones again with each that comes would copy them all.
-                self._rest_needed = next_field_end(self._rest)
-                if len(self._rest) < self._rest_needed:
-                    self._part_came(len(data))
-                    return
-            data = bytes(self._rest)
-            self._rest.clear()
+            data = joined
         try:
             consumed = parse_boxes(data, self._boxes, self.box_bytes_max)
         except ProtocolError as error:
@@ -200,8 +192,7 @@ class BoxProtocol(Protocol):
             self.drop(str(error))
             return
         if consumed < len(data):
-            self._rest += data[consumed:]
-            self._rest_needed = next_field_end(self._rest)
+            self._rest.keep(data[consumed:])
         if consumed and self._half_box is not None:
             self._half_box.cancel()
             self._half_box = None
@@ -217,7 +208,7 @@ class BoxProtocol(Protocol):
 
     @property
     def _is_paused(self) -> bool:
-        return self._held or self._unread_by_peer or self._next_slice is not None
+        return self.is_held or self._unread_by_peer or self._next_slice is not None
 
     def _handle(self) -> None:
         if self._handling:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,27 +13,11 @@ from madkv.client.blocking import BlockingClient
 from madkv.operate.backup import RESTORING_KEY
 from madkv.operate.backup_file import verify
 from madkv.testing.cluster import Cluster
-from tests.processes import ROOT, Process, free_address
+from tests.processes import Process, free_address, madkv, madkv_command, madkv_refusal
 
-SECONDS_MAX = 120.0
 LAST = b"\xff" * 511
 PAIRS = {b"%c%05d" % (ord("A") + number % 58, number): b"%d" % number * (number % 50) for number in range(12_000)}
 PAIRS |= {b"\xff" * 511: b"the last key", b"large": b"x" * 1_000_000, b"\0": b"", b"a\nb": b"\0\xff"}
-
-
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "madkv.cli", *map(str, words)]
-
-
-def madkv(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
-
-
-def refusal(status: int, *words: str | Path) -> str:
-    """Run a command that must end with this status; the last line it says on stderr, and nothing on stdout."""
-    done = madkv(*words)
-    assert (done.returncode, done.stdout) == (status, ""), done
-    return done.stderr.splitlines()[-1].removeprefix(f"madkv {words[0]}: ")
 
 
 def put(cluster: Cluster, pairs: dict[bytes, bytes]) -> None:
@@ -96,7 +78,7 @@ def test_a_file_that_is_there(full: Cluster, file: Path, tmp_path: Path) -> None
     path = tmp_path / "file"
     path.write_bytes(b"precious")
     words = ("backup", path, "--managers", full.address)
-    assert refusal(1, *words) == f"{path} is there already; --force replaces it"
+    assert madkv_refusal(1, *words) == f"{path} is there already; --force replaces it"
     assert path.read_bytes() == b"precious"
     assert madkv(*words, "--force").returncode == 0
     assert verify(path).pairs == len(PAIRS)
@@ -105,32 +87,34 @@ def test_a_file_that_is_there(full: Cluster, file: Path, tmp_path: Path) -> None
 
 def test_into_a_cluster_of_another_shape(file: Path, empty: Cluster) -> None:
     words = ("restore", file, "--managers", empty.address)
-    assert refusal(2, *words, "--resume") == "no restore was broken off in this cluster; leave out --resume"
+    assert madkv_refusal(2, *words, "--resume") == "no restore was broken off in this cluster; leave out --resume"
     done = madkv(*words)
     assert done.returncode == 0, done
     assert done.stdout.startswith(f"restored {len(PAIRS):,} pairs, ")
     assert held(empty) == PAIRS
-    assert refusal(2, *words).startswith("the cluster is not empty: s0 holds b'"), "a complete one leaves no mark"
-    assert refusal(2, *words, "--resume") == "no restore was broken off in this cluster; leave out --resume"
+    assert madkv_refusal(2, *words).startswith("the cluster is not empty: s0 holds b'"), "a complete one leaves no mark"
+    assert madkv_refusal(2, *words, "--resume") == "no restore was broken off in this cluster; leave out --resume"
 
 
 def test_a_restore_that_is_broken_off(file: Path, empty: Cluster, tmp_path: Path) -> None:
     """It is known for one, no backup is made of it, and the same one goes on; another does not."""
     words = ("restore", file, "--managers", empty.address)
-    with BlockingClient(managers=empty.address) as client, Process(command(*words)) as restoring:
+    with BlockingClient(managers=empty.address) as client, Process(madkv_command(*words)) as restoring:
         while client.get(min(PAIRS)) is None and restoring.is_running:
             pass
         restoring.signal(9)
         assert restoring.wait() == -9
         assert client.get(RESTORING_KEY) is not None
-    assert "is not complete; `--resume` goes on" in refusal(2, *words)
+    assert "is not complete; `--resume` goes on" in madkv_refusal(2, *words)
     path = tmp_path / "file"
-    assert "a restore into this cluster is not complete" in refusal(1, "backup", path, "--managers", empty.address)
+    assert "a restore into this cluster is not complete" in madkv_refusal(
+        1, "backup", path, "--managers", empty.address
+    )
     assert not path.exists()
     with Cluster.local(tmp_path / "third", 1, 1, 1) as third:
         put(third, {b"key": b"value"})
         assert madkv("backup", path, "--managers", third.address).returncode == 0
-    assert "the restore of another backup" in refusal(2, "restore", path, "--managers", empty.address, "--resume")
+    assert "the restore of another backup" in madkv_refusal(2, "restore", path, "--managers", empty.address, "--resume")
     done = madkv(*words, "--resume")
     assert done.returncode == 0 and done.stdout.startswith(f"restored {len(PAIRS):,} pairs, ")
     assert held(empty) == PAIRS
@@ -140,9 +124,9 @@ def test_a_damaged_file_changes_nothing(file: Path, empty: Cluster, tmp_path: Pa
     damaged = tmp_path / "damaged"
     whole = file.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2] + b"!" + whole[len(whole) // 2 + 1 :])
-    assert "is damaged after byte" in refusal(2, "restore", damaged, "--managers", empty.address)
+    assert "is damaged after byte" in madkv_refusal(2, "restore", damaged, "--managers", empty.address)
     damaged.write_bytes(whole[:-100])
-    assert "it is cut short, or was never finished" in refusal(2, "restore", damaged, "--managers", empty.address)
+    assert "it is cut short, or was never finished" in madkv_refusal(2, "restore", damaged, "--managers", empty.address)
     assert held(empty) == {}
 
 
@@ -164,10 +148,10 @@ def test_a_leader_that_is_killed_meanwhile(full: Cluster, tmp_path: Path) -> Non
 def test_no_manager_and_no_file(file: Path, tmp_path: Path) -> None:
     nobody = free_address()
     path = tmp_path / "file"
-    assert refusal(2, "backup", path, "--managers", nobody) == f"no manager at {nobody} has a partition map"
-    assert refusal(2, "backup", path, "--managers", "x").startswith("'x' is not an address")
+    assert madkv_refusal(2, "backup", path, "--managers", nobody) == f"no manager at {nobody} has a partition map"
+    assert madkv_refusal(2, "backup", path, "--managers", "x").startswith("'x' is not an address")
     assert os.listdir(tmp_path) == []
-    assert refusal(2, "restore", file, "--managers", nobody) == f"no manager at {nobody} has a partition map"
-    assert "No such file" in refusal(2, "restore", path, "--managers", nobody)
+    assert madkv_refusal(2, "restore", file, "--managers", nobody) == f"no manager at {nobody} has a partition map"
+    assert "No such file" in madkv_refusal(2, "restore", path, "--managers", nobody)
     path.write_bytes(b"hello")
-    assert refusal(2, "restore", path, "--managers", nobody) == f"{path} is no backup of MadKV"
+    assert madkv_refusal(2, "restore", path, "--managers", nobody) == f"{path} is no backup of MadKV"

@@ -1,7 +1,5 @@
 """`madkv transfer-leader` on a cluster of real processes."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,9 +7,7 @@ import pytest
 from madkv.client.blocking import BlockingClient
 from madkv.limits import TRANSFER_LAG_ENTRIES_MAX
 from madkv.testing.cluster import Cluster
-from tests.processes import ROOT, free_address
-
-SECONDS_MAX = 60.0
+from tests.processes import free_address, madkv
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +17,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def transfer(*words: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "madkv.cli", "transfer-leader", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_MAX,
-        check=False,
-    )
+    done = madkv("transfer-leader", *words)
     return done.returncode, done.stdout.removesuffix("\n"), done.stderr.removesuffix("\n")
 
 

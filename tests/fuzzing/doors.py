@@ -20,7 +20,8 @@ from madkv.raft.configuration import Configuration, Member
 from madkv.raft.messages import Heartbeat, Message
 from madkv.ranges import NOTHING, KeyRange, Ownership
 from madkv.server.disk import InlineDisk
-from madkv.server.peers import PeerFactory, PeerLinks
+from madkv.server.peer_port import PeerFactory
+from madkv.server.peers import PeerLinks
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
 from madkv.state_machine import StateMachine
@@ -140,7 +141,7 @@ class Garbage(Talker):
 
 
 def _check_ended(factory: AnsweringFactory, clock: Clock) -> None:
-    assert (factory.calls, factory.call_bytes, len(factory.connections)) == (0, 0, 0)
+    assert (factory.in_flight.count, factory.in_flight.size_bytes, len(factory.connections)) == (0, 0, 0)
     assert not clock.getDelayedCalls(), clock.getDelayedCalls()
 
 

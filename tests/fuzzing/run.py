@@ -8,7 +8,6 @@ An input that breaks a target is printed as the line to add to its file in tests
 exit status 1. With --keep the inputs that reach code which those that are kept do not are added there.
 """
 
-import argparse
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from tests.fuzzing import corpus
 from tests.fuzzing.targets import TARGETS
 
@@ -40,14 +39,14 @@ class Broken(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="fuzz", description="fuzz the doors of MadKV")
+    parser = Parser(prog="fuzz", description="fuzz the doors of MadKV")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="see --list (default: all)")
     parser.add_argument("--target", action="append", default=[], help="the same, as an option")
     parser.add_argument("--seconds", type=whole, default=60, help="for each target (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="add what was found to the corpus")
     parser.add_argument("--minimise", action="store_true", help="do not look for more; see which inputs are needed")
     parser.add_argument("--list", action="store_true", help="say which targets there are")
-    given = parser.parse_args(words(argv))
+    given = parser.parse_args(argv)
     if given.list:
         for name, check in TARGETS.items():
             print(f"{name:20} {(check.__doc__ or '').splitlines()[0]}")

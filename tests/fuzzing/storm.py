@@ -8,7 +8,6 @@ foresaw. Exit status 1 when something of that is not so. How long calls take is 
 the machine to themselves: garbage keeps it busy, so if they got little of it, others had the rest.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import psutil
 
 from madkv.client.blocking import BlockingClient
 from madkv.testing.cluster import Cluster
-from madkv.testing.options import add_seed, whole, words
+from madkv.testing.options import Parser, add_seed, whole
 from tests.processes import ROOT, ServerProcess
 
 CALL_SECONDS_MAX = 5.0
@@ -176,10 +175,10 @@ def at_a_cluster(root: Path, seconds: int, seed: int, *, managers: int = 3) -> s
 
 def main(argv: Sequence[str]) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="fuzz::processes", description="garbage at every port of real processes")
+    parser = Parser(prog="fuzz::processes", description="garbage at every port of real processes")
     parser.add_argument("--seconds", type=whole, default=60, help="for each of two (default: %(default)s)")
     add_seed(parser, "of what is said (default: another one each time)")
-    given = parser.parse_args(words(argv))
+    given = parser.parse_args(argv)
     if given.seconds < 1:
         parser.error("--seconds is at least 1")
     print(f"seed {given.seed}", flush=True)

@@ -25,7 +25,7 @@ from madkv.testing.ports import free_ports
 from madkv.wire import codec
 from madkv.wire.boxes import Box, join_blob, parse_boxes
 from tests.manager.test_service import register_fields
-from tests.processes import ROOT, TWISTD, Process
+from tests.processes import TWISTD, Process, madkv, madkv_command
 
 SECONDS_MAX = 30.0
 
@@ -192,12 +192,7 @@ class Cluster:
                 until(lambda: self.call(self.leader(), codec.REGISTER, fields))  # noqa: B023
 
     def replace_disk(self, node: str) -> subprocess.CompletedProcess[str]:
-        return replace_disk(node, self.managers)
-
-
-def replace_disk(node: str, managers: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "madkv.cli", "replace-disk", node, "--managers", managers]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        return madkv("replace-disk", node, "--managers", self.managers)
 
 
 def until(found: Callable[[], Any]) -> Any:
@@ -417,10 +412,10 @@ def test_a_server_on_a_blank_disk(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_replacing_needs_a_manager(tmp_path: Path, stack: ExitStack, server: Any) -> None:
-    done = replace_disk("s0.1", "nonsense")
+    done = madkv("replace-disk", "s0.1", "--managers", "nonsense")
     assert done.returncode == 1
     assert done.stderr.startswith("madkv replace-disk: --managers: 'nonsense' is not an address")
-    done = replace_disk("s0.1", server.address)
+    done = madkv("replace-disk", "s0.1", "--managers", server.address)
     assert done.returncode == 1
     assert done.stderr == (
         f"madkv replace-disk: {server.address} is a server; --managers is for the managers' addresses\n"
@@ -446,8 +441,7 @@ def test_an_answer_that_is_lost_is_not_asked_for_again(error: MadKVError | None)
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        command = [sys.executable, "-m", "madkv.cli", "replace-disk", "s0.1", "--managers", address]
-        with Process(command) as process:
+        with Process(madkv_command("replace-disk", "s0.1", "--managers", address)) as process:
             connection, _ = listening.accept()
             with connection:
                 hello = connection.recv(1 << 16)

@@ -62,9 +62,9 @@ class ProbesTest(ReplicaTestCase):
         group.elect(0)
         group.tick(2)
         core = group.machines[2].replica.core
-        core.leader_commit_index = core.applied_index + READY_LAG_ENTRIES_MAX
+        core._following.leader_commit_index = core.applied_index + READY_LAG_ENTRIES_MAX
         self.assertEqual(not_ready(self.inside(group.machines[2])), [])
-        core.leader_commit_index += 1
+        core._following.leader_commit_index += 1
         self.assertEqual(not_ready(self.inside(group.machines[2])), ["it is 10,001 entries behind: it is catching up"])
 
     def test_no_keys_and_a_cluster_that_waits(self) -> None:

@@ -10,7 +10,6 @@ Images are numbered; with its seed and number one can be made again. IMAGES_PER_
 the next from that of the next seed.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from madkv.storage.batch import Batch
 from madkv.storage.check import check_data, check_files
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
 from madkv.testing.ending import complain, run_tool
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from tests.processes import ROOT
 from tests.storage.recording import RECORDING_VARIABLE, Disk, NoCompiler, build, environment, events, write_image
 from tests.storage.workload import Facts, Workload, differences, facts, take
@@ -205,11 +204,11 @@ def run(count: int, seed: int, first: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="storage::crash", description=__doc__.splitlines()[0])
+    parser = Parser(prog="storage::crash", description=__doc__.splitlines()[0])
     parser.add_argument("images", type=whole, help="how many data files to make and open")
     parser.add_argument("--seed", type=whole, default=1, help="the workload of the first image (default: %(default)s)")
     parser.add_argument("--first", type=whole, default=0, help="the number of the first image (default: %(default)s)")
-    options = parser.parse_args(words(sys.argv[1:]))
+    options = parser.parse_args()
     if options.images < 1 or options.first < 0:
         parser.error("there must be at least one image, and they are numbered from 0")
     try:

@@ -9,9 +9,7 @@ then is still in the pipe. The store must open, and hold exactly that, or that a
 A kill leaves the system's page cache, so this says nothing of syncs; for them there is `storage::crash`.
 """
 
-import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from madkv.testing.ending import run_tool
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from tests.processes import ROOT
 from tests.storage.crash import Expected, Lost, check_directory, writer_command
 
@@ -76,10 +74,10 @@ def run(count: int, seed: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="storage::kill", description=__doc__.splitlines()[0])
+    parser = Parser(prog="storage::kill", description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=whole, help="how often to kill")
     parser.add_argument("--seed", type=whole, default=1, help="the workload of the first store (default: %(default)s)")
-    options = parser.parse_args(words(sys.argv[1:]))
+    options = parser.parse_args()
     if options.rounds < 1:
         parser.error("there must be at least one kill")
     return run(options.rounds, options.seed)

@@ -6,7 +6,6 @@ Each phase (tests/storage/measured.py) is a process of its own, whose memory is 
 is 1 when a bound was not kept. Everything lies in a temporary directory, which goes at the end.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from madkv.testing.ending import complain, run_tool
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole
 from tests.processes import ROOT
 
 RESTART_SECONDS_MAX = 3.0
@@ -149,9 +148,9 @@ def measure(scratch: Path, keys: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="storage::measure", description=__doc__.splitlines()[0])
+    parser = Parser(prog="storage::measure", description=__doc__.splitlines()[0])
     parser.add_argument("--keys", type=whole, default=KEYS, help="how many keys (default: %(default)s)")
-    options = parser.parse_args(words(sys.argv[1:]))
+    options = parser.parse_args()
     if options.keys < 1000:
         parser.error("there must be at least 1000 keys")
     with tempfile.TemporaryDirectory(prefix="madkv-measure-") as name:

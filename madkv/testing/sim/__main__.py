@@ -17,7 +17,7 @@ from twisted.logger import globalLogBeginner
 
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, words
+from madkv.testing.options import Parser
 from madkv.testing.sim.cluster_storm import ClusterStorm
 from madkv.testing.sim.storm import Outcome, Storm
 from madkv.testing.transcript import Progress
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     running.add_argument("--first", type=int, help="the first seed (default: drawn at random)")
     replaying = commands.add_parser("replay", help="play one seed again and tell what happens")
     replaying.add_argument("seed", type=int)
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
     interrupt_on_terminate()
     if options.command == "replay":
         return replay(options.seed)

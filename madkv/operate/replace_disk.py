@@ -1,0 +1,53 @@
+"""`madkv replace-disk`: the disk of a node is lost for good, and the managers hear of it, so that another may come."""
+
+import sys
+from contextlib import closing
+
+from madkv.addresses import parse_address, parse_addresses, show_address
+from madkv.client.connection import connector
+from madkv.errors import InternalError, Interrupted, MadKVError, ProtocolError
+from madkv.limits import TRY_SECONDS_MAX
+from madkv.operate.ask import ask_in_turn
+from madkv.wire import codec
+from madkv.wire.boxes import field
+
+DONE, FAILED, UNKNOWN = 0, 1, 2
+
+
+def replace_disk(node: str, managers_text: str) -> int:
+    """Do it, and say so; the exit status: DONE, FAILED (nothing was changed) or UNKNOWN."""
+    try:
+        managers = list(map(show_address, parse_addresses(managers_text)))
+    except MadKVError as error:
+        return _say(f"--managers: {error}", FAILED)
+    try:
+        ask_in_turn("no manager leads", managers, lambda address: _ask(address, node))
+    except _AnswerLost as error:
+        return _say(f"the answer of a manager was lost: {error}; whether the disk was given up is not known", UNKNOWN)
+    except (MadKVError, OSError) as error:
+        return _say(str(error), FAILED)
+    print(f"the disk of {node} is given up; start {node} on an empty directory, and it takes its place")
+    return DONE
+
+
+def _say(text: str, status: int) -> int:
+    print(f"madkv replace-disk: {text}", file=sys.stderr)
+    return status
+
+
+class _AnswerLost(MadKVError):
+    """The question was sent, and nobody knows what became of it: asking again might give up the next disk, too."""
+
+
+def _ask(address: str, node: str) -> None:
+    with closing(connector(None)(parse_address(address), None)) as connection:
+        version = codec.integer(b"version", codec.PROTOCOL_VERSION)
+        hello = connection.exchange(codec.HELLO, version, TRY_SECONDS_MAX)
+        connection.check_hello(hello)
+        if hello.get(b"role") != b"manager":
+            raise ProtocolError(f"{address} is a server; --managers is for the managers' addresses")
+        try:
+            fields = field(b"node", node.encode(errors="surrogateescape"))
+            connection.exchange(codec.REPLACE_DISK, fields, TRY_SECONDS_MAX)
+        except (OSError, Interrupted, InternalError, ProtocolError) as error:
+            raise _AnswerLost(str(error)) from None
