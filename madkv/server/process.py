@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from madkv.addresses import Address, show_address
+from madkv.addresses import Address, is_loopback, show_address
 from madkv.errors import InvalidArgument, MadKVError
 from madkv.limits import CONNECTIONS_MAX, CONNECTIONS_MIN, FILES_KEPT
 from madkv.server.replica import Replica
@@ -107,7 +107,7 @@ class Process(Service):
             pass
         elif self.tls is not None:
             factory = self.tls.listening(factory, self.reactor, roles)
-        elif not _is_loopback(host):
+        elif not is_loopback(host):
             self._warn()
         try:
             listening: IListeningPort = self.reactor.listenTCP(port, factory, LISTEN_BACKLOG, host)
@@ -258,10 +258,6 @@ class Process(Service):
 
 def _is_in_background() -> bool:
     return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -76,6 +76,43 @@ class PortTest(SynchronousTestCase):
             self.assertEqual(headers[name], value.lower())
         self.assertNotIn(b"set-cookie", headers)
 
+    def test_a_port_on_loopback_is_asked_by_an_address(self) -> None:
+        """By a name whose address changes, a page from elsewhere could read this one in its viewer's browser."""
+        self.site.is_on_loopback = True
+        for host in (
+            b"127.0.0.1",
+            b"127.0.0.1:9100",
+            b"localhost:9100",
+            b"LocalHost",
+            b"[::1]",
+            b"[::1]:9100",
+            b"10.0.0.1",
+        ):
+            line, _, body, _ = self.said(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+            self.assertEqual((line, body), (b"HTTP/1.1 200 OK", b"hello\n"), host)
+        self.assertEqual(self.said(b"GET / HTTP/1.0\r\n\r\n")[0], b"HTTP/1.0 200 OK", "no browser")
+        for host in (
+            *(
+                b"evil.example",
+                b"evil.example:9100",
+                b"127.0.0.1.evil.example",
+                b"localhost.evil.example",
+                b"x.localhost",
+            ),
+            *(b"", b":9100", b"[::1", b"[]", b"::1", b"[evil.example]:9100", b"127.0.0.1@evil.example", b"\xff"),
+            b"127.0.0.1\r\nHost: evil.example",
+        ):
+            for path in (b"/", b"/nothing"):
+                line, headers, body, _ = self.said(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (path, host))
+                self.assertEqual(line, b"HTTP/1.1 421 Misdirected Request", host)
+                self.assertIn(b"by an address", body)
+                self.assertNotIn(b"evil", body)
+                self.assertEqual(headers[b"x-content-type-options"], b"nosniff")
+
+    def test_a_port_elsewhere_has_whatever_name(self) -> None:
+        for host in (b"db-1.internal:9100", b"10.0.0.1:9100"):
+            self.assertEqual(self.said(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)[2], b"hello\n")
+
     def test_head_is_the_same_without_the_body(self) -> None:
         line, headers, body, _ = self.get(b"/", b"HEAD")
         self.assertEqual((line, body, headers[b"content-length"]), (b"HTTP/1.1 200 OK", b"", b"6"))
