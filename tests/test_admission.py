@@ -8,6 +8,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from madkv.limits import (
@@ -24,7 +25,7 @@ from madkv.limits import (
     UNREAD_SECONDS_MAX,
     UNSENT_BYTES_MAX,
 )
-from madkv.wire.admission import Admission
+from madkv.wire.admission import Admission, FirstLine
 from madkv.wire.boxes import Box, blob, field
 from madkv.wire.protocol import BoxProtocol
 from tests.peers import LogCase
@@ -94,6 +95,31 @@ class AdmissionTest(LogCase):
         self.admission.admits()
         self.assertEqual(self.logged("refused a connection"), 2)
         self.assertEqual(self.logged("(999 more since the last such line)"), 1)
+
+    def test_closings_are_logged_once_a_second(self) -> None:
+        for _ in range(1000):
+            protocol = self.connect()
+            protocol.dataReceived(b"garbage")
+            self.assertTrue(self.is_closing(protocol))
+            self.close(protocol)
+        self.assertEqual(self.logged("closed the connection of"), 1)
+        self.assertEqual(self.logged("not an AMP box"), 1)
+        self.clock.advance(SAME_LINE_SECONDS)
+        self.connect().dataReceived(b"\0\0")
+        self.assertEqual(self.logged("an empty box (999 more since the last such line)"), 1)
+
+    def test_what_is_said_first_is_logged_and_what_comes_again_is_not(self) -> None:
+        lines = FirstLine(self.clock, Logger(), 3)
+        for _ in range(2):
+            for number in range(3):
+                lines.say(number, f"line {number} of somebody")
+        self.assertEqual(self.lines, [f"line {number} of somebody" for number in range(3)])
+        for number in range(1000):
+            lines.say(number % 9, f"another line {number}")
+        self.assertEqual(self.logged("another line"), 1)
+        self.clock.advance(SAME_LINE_SECONDS)
+        lines.say(9, "the last one")
+        self.assertEqual(self.logged("the last one ("), 1)
 
     # --- Bytes ------------------------------------------------------------------------------------------------------
 

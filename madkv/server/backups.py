@@ -19,6 +19,7 @@ from madkv.ranges import Ownership
 from madkv.server.host import ReplicaHost
 from madkv.storage.overlay import PairsCut
 from madkv.wire import codec
+from madkv.wire.admission import SeldomLine
 from madkv.wire.boxes import blob, field
 
 Page = tuple[bytes, bool]
@@ -54,6 +55,7 @@ class Backups:
         self._host = host
         self._ownership = ownership
         self._in_thread = in_thread
+        self._beginnings = SeldomLine(clock, self.log)
         self._backups: dict[int, _Backup] = {}
         self._beginning = 0
         self._reading = 0
@@ -87,7 +89,7 @@ class Backups:
         self._last_cursor += 1
         backup = _Backup(owner, cut, iter(cut), self._clock.seconds() + BACKUP_SECONDS_MAX)
         self._backups[self._last_cursor] = backup
-        self.log.info("a backup of group {group} begins, as of entry {index}", group=host.group, index=index)
+        self._beginnings.say(f"a backup of group {host.group} begins, as of entry {index}")
         head = field(b"group", host.group.encode()) + codec.integer(b"index", index) + codec.integer(b"term", term)
         return head + blob(b"ownership", ownership.encode()) + await self._next(self._last_cursor, backup)
 

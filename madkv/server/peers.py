@@ -16,7 +16,6 @@ majority of its group disagrees with, is the one that is wrong: it ends. Any oth
 """
 
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ from madkv.settings import port_difference
 from madkv.storage.snapshot import PIECE_BYTES
 from madkv.tls import check_claim
 from madkv.wire import codec
-from madkv.wire.admission import SeldomLine
+from madkv.wire.admission import FirstLine, SeldomLine
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.caller import CallerProtocol
 from madkv.wire.codec import take_answer_field, take_blob, take_bytes, take_integer, take_ports
@@ -402,6 +401,10 @@ class PeerProtocol(BoxProtocol):
         if self._links is not None and self._sender is not None and self._links.incoming.get(self._sender) is self:
             del self._links.incoming[self._sender]
 
+    def tell_closed(self, line: str) -> None:
+        """Log it, but not each."""
+        self._factory.tell_closed(line)
+
     def box_received(self, box: Box) -> None:
         """A message, mostly."""
         command = box.get(COMMAND)
@@ -556,8 +559,8 @@ class PeerFactory(Factory):
         self.links: PeerLinks | None = None
         self.connections: set[PeerProtocol] = set()
         self._strangers: dict[PeerProtocol, None] = {}  # in the order in which they came
-        self._refusals: deque[str] = deque(maxlen=PEER_REFUSALS_KEPT)
-        self._refused = SeldomLine(reactor, self.log)
+        self._refusals = FirstLine(reactor, self.log, PEER_REFUSALS_KEPT)
+        self._closings = SeldomLine(reactor, self.log)
 
     def attach(self, links: PeerLinks) -> None:
         """From now on PeerHello is answered in this replica's name; before, it is answered Busy."""
@@ -578,7 +581,7 @@ class PeerFactory(Factory):
         if len(self._strangers) >= STRANGERS_MAX:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            self._refused.say(f"closed the connection of {oldest.peer}: too many others say as little who they are")
+            self.tell_closed(f"closed the connection of {oldest.peer}: too many others say as little who they are")
             oldest.abandon()
         self._strangers[protocol] = None
 
@@ -598,10 +601,8 @@ class PeerFactory(Factory):
 
     def tell_refused(self, peer: str, why: str) -> None:
         """Log a refusal, but not again what is refused again and again."""
-        if why not in self._refusals:
-            line = f"refused a connection of {peer}: {why}"
-            if len(self._refusals) < PEER_REFUSALS_KEPT:
-                self.log.warn("{line}", line=line)
-            else:
-                self._refused.say(line)
-            self._refusals.append(why)
+        self._refusals.say(why, f"refused a connection of {peer}: {why}")
+
+    def tell_closed(self, line: str) -> None:
+        """Log that a connection was closed, and why; but not each, since strangers may open many."""
+        self._closings.say(line)

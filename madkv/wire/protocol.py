@@ -99,10 +99,17 @@ class BoxProtocol(Protocol):
             self._go_on()
 
     def drop(self, why: str) -> None:
-        """Close the connection now, with one line in the log."""
+        """Close the connection now, with a line in the log; of many connections at once, with one a second for all."""
         if self.open:
-            self.log.info("closed the connection of {peer}: {why}", peer=self.peer, why=why)
+            self.tell_closed(f"closed the connection of {self.peer}: {why}")
             self.abandon()
+
+    def tell_closed(self, line: str) -> None:
+        """Log it. Subclasses that strangers make do so seldom, if they have no admission that does."""
+        if self._admission is not None:
+            self._admission.tell_closed(line)
+        else:
+            self.log.info("{line}", line=line)
 
     def abandon(self) -> None:
         """Close the connection now."""
