@@ -173,6 +173,42 @@ async def test_a_map_that_leads_to_others(face: str, server: ServerProcess) -> N
 
 @FACES
 @pytest_twisted.ensureDeferred
+async def test_strangers_at_some_addresses_leave_the_others(face: str, impatient: None) -> None:
+    """A node was moved away, say, and one of another cluster has its port by now."""
+    async with Cluster([b""], [0], replicas=3, managers=3) as cluster:
+        group = cluster.groups[0]
+        group.leader, group.hints = 2, False
+        cluster.managers[0].factory.role = b"server"
+        group.servers[1].factory.cluster = b"another"
+        async with ClientOf(face, managers=cluster.managers_text) as store:
+            for number in range(3):
+                assert await store.put(b"a", b"%d" % number) is bool(number)
+            await group.servers[2].down()
+            written = store.put(b"b", b"1")
+            group.leader = 0
+            assert await written is False
+            group.servers[2].up()
+            assert await store.scan(b"", b"z") == [(b"a", b"2"), (b"b", b"1")]
+            if face != "deferred":  # which logs them
+                stranger = show_address(group.servers[1].address)
+                assert (
+                    store.notices.count(
+                        f"going on with others: {stranger} is s0.1 of cluster another; the managers are of {CLUSTER}"
+                    )
+                    == 1
+                ), "not with each call"
+            for server in group.servers[::2]:
+                server.factory.cluster = b"another"
+                server.break_connections()
+            error = await failure_of(store.put(b"c", b"1"))
+            assert isinstance(error, Rejected) and "of cluster another" in str(error)
+            for server in group.servers:
+                server.factory.cluster = CLUSTER.encode()
+            assert await store.get(b"b") == b"1", "what was said is not for ever"
+
+
+@FACES
+@pytest_twisted.ensureDeferred
 async def test_managers_of_another_cluster(face: str, impatient: None) -> None:
     async with Cluster(*THREE) as cluster, ClientOf(face, managers=cluster.managers_text) as store:
         assert await store.get(b"a") is None
