@@ -146,6 +146,17 @@ class AdmissionTest(LogCase):
         protocol.dataReceived(b"\0" + box() * 10)
         self.assertEqual(self.admission.held_bytes, 0)
 
+    def test_boxes_of_several_reads_that_wait_are_held(self) -> None:
+        """TLS gives what one read of the socket has brought record by record, also to one that reads nothing now."""
+        protocol = self.connect()
+        protocol.hold()
+        for _ in range(4):
+            protocol.dataReceived(box(16 * KIB))
+        self.assertGreater(self.admission.held_bytes, 64 * KIB)
+        self.assertLess(self.admission.held_bytes, 80 * KIB)
+        protocol.release()
+        self.assertEqual(self.admission.held_bytes, 0)
+
     def test_boxes_that_wait_are_held(self) -> None:
         """Many tiny ones take more memory than their bytes."""
         protocol = self.connect()

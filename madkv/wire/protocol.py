@@ -54,7 +54,7 @@ class BoxProtocol(Protocol):
         self._admission = admission
         self.was_heard = False
         """Whether anything has come since this was taken back."""
-        self._waiting_bytes = 0  # what is kept in boxes that wait
+        self._waiting_bytes = 0  # what has come since no box waited
         self._holds = False  # whether the admission knows of anything
         self._queued_bytes = 0  # what the transport was left with, ever
         self._is_abandoned = False
@@ -140,7 +140,8 @@ class BoxProtocol(Protocol):
     @property
     def held_bytes(self) -> int:
         """What is kept here because of the other side, and waits."""
-        return len(self._rest) + (self._waiting_bytes if self._boxes else 0) + self.unsent_bytes
+        waiting_bytes = self._waiting_bytes + BOX_OVERHEAD * len(self._boxes) if self._boxes else 0
+        return len(self._rest) + waiting_bytes + self.unsent_bytes
 
     @property
     def read_bytes(self) -> int | None:
@@ -200,6 +201,7 @@ class BoxProtocol(Protocol):
                     return
             data = bytes(self._rest)
             self._rest.clear()
+        waiting_bytes = self._waiting_bytes if self._boxes else 0
         try:
             consumed = parse_boxes(data, self._boxes, self.box_bytes_max)
         except ProtocolError as error:
@@ -216,7 +218,7 @@ class BoxProtocol(Protocol):
         if self._rest or self._half_box is not None:
             self._watch_half_box()
         if self._rest or self._boxes or self._holds:
-            self._waiting_bytes = len(data) + BOX_OVERHEAD * len(self._boxes)
+            self._waiting_bytes = waiting_bytes + len(data)
             if len(self._rest) < LONG_BOX_BYTES:
                 self._report(got_on=consumed > 0)
             else:
