@@ -1,9 +1,10 @@
 """The HTTP port: few paths, GET and HEAD, and bounds on all that a stranger can send or leave open.
 
 A request is a line and headers of at most 16 KiB together, and no body. Who does not finish it, or does not read the
-answer, in time, loses the connection; one connection too many is closed at once. Every answer says that nothing may
-be kept, guessed, framed, or loaded from elsewhere. A port on loopback answers no request that was sent to a name: of
-one that is somebody else's, and leads here for a moment, a browser would let that one's page read what is answered.
+answer, in time, loses the connection, and so does who asks again before there is an answer; one connection too many is
+closed at once. Every answer says that nothing may be kept, guessed, framed, or loaded from elsewhere. A port on
+loopback answers no request that was sent to a name: of one that is somebody else's, and leads here for a moment, a
+browser would let that one's page read what is answered.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -80,6 +81,11 @@ class _Request(http.Request):
         if self._is_refused:
             return
         site: Site = self.channel.factory
+        if self.channel._buffer:
+            # Nobody's browser, nor Prometheus, asks again before it has its answer. One read of the socket has room for
+            # thousands of requests, which would all be answered before anything else is done, whoever reads that.
+            self.channel.persistent = False
+            self.setHeader(b"connection", b"close")
         ended = self.notifyFinish()
         ended.addErrback(lambda failure: None)  # nobody waits any more
         if site.is_on_loopback and not all(map(_is_address, self.requestHeaders.getRawHeaders(b"host", []))):
