@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
 
 from madkv.addresses import parse_address, show_address
 from madkv.errors import Busy, OutcomeUnknown, Rejected
+from madkv.operate.nodes import parse_node
+from madkv.operate.transfer import hand_to
 from madkv.partitions import PartitionMap
 from tests.cluster_in_process import (
     CLUSTER,
@@ -205,6 +208,28 @@ async def test_strangers_at_some_addresses_leave_the_others(face: str, impatient
             for server in group.servers:
                 server.factory.cluster = CLUSTER.encode()
             assert await store.get(b"b") == b"1", "what was said is not for ever"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_lead_is_handed_over_in_another_cluster() -> None:
+    """To whoever has a replica's address by now, the order would be as good as any."""
+    async with Cluster([b""], [0], replicas=3) as cluster:
+        asked: list[int] = []
+
+        def transfer_at(place: int) -> Any:
+            async def transfer(replica: int) -> int:
+                asked.append(place)
+                return 7
+
+            return transfer
+
+        for place, server in enumerate(cluster.groups[0].servers):
+            server.factory.transfer_leader = transfer_at(place)
+        cluster.groups[0].servers[0].factory.cluster = b"another"
+        cluster.groups[0].servers[1].factory.node = b"s1.1"
+        addresses = list(map(show_address, cluster.addresses[0]))
+        assert await deferToThread(hand_to, parse_node("s0.1"), addresses, CLUSTER) == 7
+        assert asked == [2]
 
 
 @FACES
