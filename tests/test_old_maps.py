@@ -8,6 +8,8 @@ from twisted.internet.threads import deferToThread
 
 from madkv.addresses import parse_address, show_address
 from madkv.errors import Busy, OutcomeUnknown, Rejected
+from madkv.monitor.look import Looker
+from madkv.operate.health import look_by_managers
 from madkv.operate.nodes import parse_node
 from madkv.operate.transfer import hand_to
 from madkv.partitions import PartitionMap
@@ -230,6 +232,41 @@ async def test_no_lead_is_handed_over_in_another_cluster() -> None:
         addresses = list(map(show_address, cluster.addresses[0]))
         assert await deferToThread(hand_to, parse_node("s0.1"), addresses, CLUSTER) == 7
         assert asked == [2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_has_a_nodes_address_is_not_shown_for_it() -> None:
+    """Else all would be well with a cluster that has lost a replica."""
+    async with Cluster([b""], [0], replicas=3) as cluster:
+        facts = {"role": "follower", "term": 1, "leader": 0, "commit": 5, "applied": 5, "cluster": CLUSTER}
+        slots = {
+            f"s0.{place}": {"disk": "d", "state": "registered", "address": show_address(address)}
+            for place, address in enumerate(cluster.addresses[0])
+        }
+        slots["m"] = {"disk": "d", "state": "registered", "address": ""}
+        [manager] = cluster.managers
+        manager.factory.status = lambda: {**facts, "role": "leader", "nodes": slots}
+        for server in cluster.groups[0].servers:
+            server.factory.status = facts.copy
+        cluster.groups[0].servers[1].factory.status = {**facts, "cluster": "another"}.copy
+        expected = {"m": True, "s0.0": True, "s0.1": False, "s0.2": True}
+        found = await deferToThread(look_by_managers, cluster.managers_text)
+        assert {str(node): status is not None for node, status in found.items()} == expected
+        looked = await deferToThread(Looker(None).look, "s0.0", facts, [cluster.managers_text], [])
+        assert {str(node): status is not None for node, status in looked.statuses.items()} == expected
+        assert "s0.1 does not answer" in looked.ailments
+        # Nor is it no cluster because one manager's address has been taken.
+        several = f"{show_address(cluster.addresses[0][1])},{cluster.managers_text}"
+        slots["m.0"], slots["m.1"] = slots.pop("m"), {"disk": "d", "state": "registered", "address": ""}
+        manager.factory.node = b"m.0"
+        found = await deferToThread(look_by_managers, several)
+        assert {str(node): status is not None for node, status in found.items()} == {
+            "m.0": True,
+            "m.1": False,
+            "s0.0": True,
+            "s0.1": False,
+            "s0.2": True,
+        }
 
 
 @FACES
