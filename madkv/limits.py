@@ -25,6 +25,10 @@ BOX_SECONDS_MAX = 30.0
 CONNECTIONS_MAX = 12_000
 """Connections to a node's port for clients; further ones are closed at once. Fewer where the system does not allow a
 process so many files."""
+TLS_CONNECTIONS_MAX = 6_000
+"""The same with TLS, where each takes ten times the memory while it is idle."""
+TLS_CONNECTION_BYTES = 44 * KIB
+"""What that is, as measured: OpenSSL's buffers, and the certificate that was shown."""
 NODE_MEMORY_BYTES = 512 * MIB
 """What a node takes at most of memory of its own, whatever its connections do: beside the pages of its files, and what
 sessions and scans keep by their own bounds."""
@@ -212,7 +216,8 @@ assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MA
 assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
 assert CALLS_PER_CONNECTION_MAX * (CALLS_SHARE + 1) == CALLS_MAX
 assert CALL_BYTES_PER_CONNECTION_MAX * (CALL_BYTES_SHARE + 1) == CALL_BYTES_MAX
-assert CONNECTIONS_MIN < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
+assert TLS_CONNECTIONS_MAX * TLS_CONNECTION_BYTES + HELD_BYTES_MAX < NODE_MEMORY_BYTES * 4 // 5
+assert CONNECTIONS_MIN < TLS_CONNECTIONS_MAX < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
 assert (
     STRANGERS_MAX
     + MEMBER_CONNECTIONS_MAX * (REPLICAS_MAX - 1)
