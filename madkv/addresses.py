@@ -53,3 +53,8 @@ def show_address(address: Address) -> str:
     """The inverse of `parse_address`."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there can be reached from its own machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")

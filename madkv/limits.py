@@ -25,12 +25,16 @@ BOX_SECONDS_MAX = 30.0
 CONNECTIONS_MAX = 12_000
 """Connections to a node's port for clients; further ones are closed at once. Fewer where the system does not allow a
 process so many files."""
+TLS_CONNECTIONS_MAX = 6_000
+"""The same with TLS, where each takes ten times the memory while it is idle."""
+TLS_CONNECTION_BYTES = 44 * KIB
+"""What that is, as measured: OpenSSL's buffers, and the certificate that was shown."""
 NODE_MEMORY_BYTES = 512 * MIB
 """What a node takes at most of memory of its own, whatever its connections do: beside the pages of its files, and what
 sessions and scans keep by their own bounds."""
-FILES_KEPT = 256
-"""Of the files that a process may have, what is for everything but those connections: its store, log, libraries, ports
-and the connections between replicas."""
+FILES_KEPT = 576
+"""Of the files that a process may have, what is for everything but those connections: its store, log, libraries, ports,
+the connections between replicas, those on which no certificate was shown yet, and those over HTTP."""
 CONNECTIONS_MIN = 64
 """With files for fewer connections than this a node does not start."""
 HELD_BYTES_MAX = 128 * MIB
@@ -212,8 +216,15 @@ assert 2 * KEY_BYTES_MAX + VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= LINE_BYTES_MA
 assert CALLS_PER_CONNECTION_MAX <= SESSION_CALLS_MAX <= CALLS_MAX
 assert CALLS_PER_CONNECTION_MAX * (CALLS_SHARE + 1) == CALLS_MAX
 assert CALL_BYTES_PER_CONNECTION_MAX * (CALL_BYTES_SHARE + 1) == CALL_BYTES_MAX
-assert CONNECTIONS_MIN < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
-assert STRANGERS_MAX + MEMBER_CONNECTIONS_MAX * (REPLICAS_MAX - 1) + REPLICAS_MAX < FILES_KEPT // 2
+assert TLS_CONNECTIONS_MAX * TLS_CONNECTION_BYTES + HELD_BYTES_MAX < NODE_MEMORY_BYTES * 4 // 5
+assert CONNECTIONS_MIN < TLS_CONNECTIONS_MAX < CONNECTIONS_MAX < CALLS_MAX, "each connection may have a call in flight"
+assert (
+    STRANGERS_MAX
+    + MEMBER_CONNECTIONS_MAX * (REPLICAS_MAX - 1)
+    + REPLICAS_MAX
+    + 2 * TLS_STRANGERS_MAX  # of either port
+    + 2 * HTTP_CONNECTIONS_MAX  # and as many to others, whom it asks how they are
+) <= FILES_KEPT - 64, "whoever fills all that is there for strangers leaves files for what a node has itself"
 assert VALUE_BYTES_MAX + BOX_OVERHEAD_BYTES <= CALL_BYTES_PER_CONNECTION_MAX
 assert LONG_BOX_BYTES < LARGE_CALL_BYTES < VALUE_BYTES_MAX
 assert LARGE_REST_SECONDS_MAX < FIRST_TRY_SECONDS

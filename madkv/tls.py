@@ -104,11 +104,14 @@ def check_claim(names: frozenset[str] | None, *nodes: str) -> None:
 
 
 def check_hello(names: frozenset[str] | None, hello: Mapping[bytes, bytes]) -> None:
-    """Raise TLSError unless the certificate is of the node that has answered Hello."""
+    """Raise TLSError unless the certificate is of the node that has answered Hello, and that is what it says it is."""
+    node = hello.get(b"node", b"").decode("ascii", "backslashreplace")
     try:
-        check_claim(names, hello.get(b"node", b"").decode("ascii", "backslashreplace"))
+        check_claim(names, node)
     except Rejected as error:
         raise TLSError(str(error)) from None
+    if names is not None and hello.get(b"role") == b"manager" and MANAGER not in roles_of([name_of(node)]):
+        raise TLSError(f"{node} shows a certificate of {shown(names)}, and says that it is a manager")
 
 
 # --- Refusals ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from madkv.limits import (
@@ -24,7 +25,7 @@ from madkv.limits import (
     UNREAD_SECONDS_MAX,
     UNSENT_BYTES_MAX,
 )
-from madkv.wire.admission import Admission
+from madkv.wire.admission import Admission, FirstLine
 from madkv.wire.boxes import Box, blob, field
 from madkv.wire.protocol import BoxProtocol
 from tests.peers import LogCase
@@ -95,6 +96,31 @@ class AdmissionTest(LogCase):
         self.assertEqual(self.logged("refused a connection"), 2)
         self.assertEqual(self.logged("(999 more since the last such line)"), 1)
 
+    def test_closings_are_logged_once_a_second(self) -> None:
+        for _ in range(1000):
+            protocol = self.connect()
+            protocol.dataReceived(b"garbage")
+            self.assertTrue(self.is_closing(protocol))
+            self.close(protocol)
+        self.assertEqual(self.logged("closed the connection of"), 1)
+        self.assertEqual(self.logged("not an AMP box"), 1)
+        self.clock.advance(SAME_LINE_SECONDS)
+        self.connect().dataReceived(b"\0\0")
+        self.assertEqual(self.logged("an empty box (999 more since the last such line)"), 1)
+
+    def test_what_is_said_first_is_logged_and_what_comes_again_is_not(self) -> None:
+        lines = FirstLine(self.clock, Logger(), 3)
+        for _ in range(2):
+            for number in range(3):
+                lines.say(number, f"line {number} of somebody")
+        self.assertEqual(self.lines, [f"line {number} of somebody" for number in range(3)])
+        for number in range(1000):
+            lines.say(number % 9, f"another line {number}")
+        self.assertEqual(self.logged("another line"), 1)
+        self.clock.advance(SAME_LINE_SECONDS)
+        lines.say(9, "the last one")
+        self.assertEqual(self.logged("the last one ("), 1)
+
     # --- Bytes ------------------------------------------------------------------------------------------------------
 
     def test_those_that_got_on_with_nothing_for_longest_go_first(self) -> None:
@@ -118,6 +144,17 @@ class AdmissionTest(LogCase):
         protocol.dataReceived(box(300 * KIB)[:-1])
         self.assertGreater(self.admission.held_bytes, 300 * KIB)
         protocol.dataReceived(b"\0" + box() * 10)
+        self.assertEqual(self.admission.held_bytes, 0)
+
+    def test_boxes_of_several_reads_that_wait_are_held(self) -> None:
+        """TLS gives what one read of the socket has brought record by record, also to one that reads nothing now."""
+        protocol = self.connect()
+        protocol.hold()
+        for _ in range(4):
+            protocol.dataReceived(box(16 * KIB))
+        self.assertGreater(self.admission.held_bytes, 64 * KIB)
+        self.assertLess(self.admission.held_bytes, 80 * KIB)
+        protocol.release()
         self.assertEqual(self.admission.held_bytes, 0)
 
     def test_boxes_that_wait_are_held(self) -> None:

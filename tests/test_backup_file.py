@@ -1,8 +1,11 @@
 """The file of a backup: what is written comes back, and whatever was changed, cut off or put together wrongly shows."""
 
+import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,6 +172,52 @@ def test_one_that_came_meanwhile(path: Path) -> None:
         writer.finish()
     assert path.read_bytes() == b"precious"
     assert os.listdir(path.parent) == [path.name]
+
+
+BEGIN = """
+import sys
+from pathlib import Path
+from madkv.operate.backup_file import BackupWriter
+
+with BackupWriter(Path(sys.argv[1]), force=False) as writer:
+    writer.begin("c0ffee", 4, "2026-01-02T03:04:05.000+00:00", "0.1.0")
+    writer._file.flush()
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_that_is_killed_leaves_nothing(path: Path) -> None:
+    """Nobody would look for what it left, and everything would be in it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BEGIN, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_where_each_file_has_a_name(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    real = os.open
+
+    def without_nameless(name: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", without_nameless)
+    for _ in range(2):
+        written = write(path, force=True)
+        assert verify(path) == written
+        assert os.listdir(path.parent) == [path.name]
+    with pytest.raises(MadKVError, match="in no order"), BackupWriter(path, force=True) as writer:
+        writer.begin_group(LOW)
+        writer.page([(b"b", b""), (b"a", b"")])
+    assert os.listdir(path.parent) == [path.name]
+    assert verify(path) == written
 
 
 def test_ranges() -> None:

@@ -165,6 +165,33 @@ class BackupsTest(SynchronousTestCase):
         self.client.protocol.connectionLost()
         self.assertEqual((self.storage.open_now, len(self.backups)), ([], 0))
 
+    def test_one_that_a_thread_still_reads_counts_when_its_owner_is_gone(self) -> None:
+        """Each has a place in LMDB's table of readers. Where that is full, the store cannot be read: a leader ends."""
+        self.fill()
+        clients = [Client(self.factory) for _ in range(BACKUPS_MAX)]
+        self.holds_reads = True
+        for client in clients:
+            client.send(codec.BACKUP, b"")
+            client.protocol.connectionLost()
+        self.assertEqual(len(self.storage.open_now), BACKUPS_MAX)
+        self.assert_error(self.ask(), b"BUSY")
+        self.assertEqual(len(self.storage.open_now), BACKUPS_MAX)
+        while self.reads:
+            self.reads.pop()()
+        self.holds_reads = False
+        self.assertEqual(self.storage.open_now, [])
+        self.assertIn(b"cursor", self.ask())
+
+    def test_none_begins_for_somebody_who_is_gone(self) -> None:
+        self.fill()
+        read, waiting = self.replica.read, []
+        self.replica.read = lambda key, released: waiting.append((key, released))  # type: ignore[method-assign]
+        self.client.send(codec.BACKUP, b"")
+        self.client.protocol.connectionLost()
+        for each in waiting:
+            read(*each)
+        self.assertEqual((len(waiting), self.storage.open_now, len(self.backups)), (1, [], 0))
+
     def test_none_that_nobody_reads_lives_for_long(self) -> None:
         self.fill()
         cursor = self.ask()[b"cursor"]

@@ -59,7 +59,10 @@ ROOMS = {
     "madkv.raft.": Room(PURE, ("attr", "attrs"), NOT_PURE),
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "twisted", "zope")),
-    "madkv.wire.tls": Room(PURE, ("OpenSSL", "attr", "attrs", "cryptography", "service_identity", "twisted", "zope")),
+    "madkv.wire.tls": Room(
+        (*PURE, "madkv.wire.admission"),
+        ("OpenSSL", "attr", "attrs", "cryptography", "service_identity", "twisted", "zope"),
+    ),
     "madkv.server.": Room(SERVER, SERVER_PACKAGES),
     "madkv.manager.placement": PURE_ROOM,
     # The managers' group runs the same replica as a server's, and its process ends like one; what serves clients is

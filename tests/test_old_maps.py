@@ -4,9 +4,14 @@ from typing import Any
 
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
 
 from madkv.addresses import parse_address, show_address
 from madkv.errors import Busy, OutcomeUnknown, Rejected
+from madkv.monitor.look import Looker
+from madkv.operate.health import look_by_managers
+from madkv.operate.nodes import parse_node
+from madkv.operate.transfer import hand_to
 from madkv.partitions import PartitionMap
 from tests.cluster_in_process import (
     CLUSTER,
@@ -169,6 +174,99 @@ async def test_a_map_that_leads_to_others(face: str, server: ServerProcess) -> N
                 error = await failure_of(store.get(key))
                 assert isinstance(error, Rejected) and expected in str(error)
             assert isinstance(await failure_of(store.scan(b"a", b"z")), Rejected)
+
+
+@FACES
+@pytest_twisted.ensureDeferred
+async def test_strangers_at_some_addresses_leave_the_others(face: str, impatient: None) -> None:
+    """A node was moved away, say, and one of another cluster has its port by now."""
+    async with Cluster([b""], [0], replicas=3, managers=3) as cluster:
+        group = cluster.groups[0]
+        group.leader, group.hints = 2, False
+        cluster.managers[0].factory.role = b"server"
+        group.servers[1].factory.cluster = b"another"
+        async with ClientOf(face, managers=cluster.managers_text) as store:
+            for number in range(3):
+                assert await store.put(b"a", b"%d" % number) is bool(number)
+            await group.servers[2].down()
+            written = store.put(b"b", b"1")
+            group.leader = 0
+            assert await written is False
+            group.servers[2].up()
+            assert await store.scan(b"", b"z") == [(b"a", b"2"), (b"b", b"1")]
+            if face != "deferred":  # which logs them
+                stranger = show_address(group.servers[1].address)
+                assert (
+                    store.notices.count(
+                        f"going on with others: {stranger} is s0.1 of cluster another; the managers are of {CLUSTER}"
+                    )
+                    == 1
+                ), "not with each call"
+            for server in group.servers[::2]:
+                server.factory.cluster = b"another"
+                server.break_connections()
+            error = await failure_of(store.put(b"c", b"1"))
+            assert isinstance(error, Rejected) and "of cluster another" in str(error)
+            for server in group.servers:
+                server.factory.cluster = CLUSTER.encode()
+            assert await store.get(b"b") == b"1", "what was said is not for ever"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_lead_is_handed_over_in_another_cluster() -> None:
+    """To whoever has a replica's address by now, the order would be as good as any."""
+    async with Cluster([b""], [0], replicas=3) as cluster:
+        asked: list[int] = []
+
+        def transfer_at(place: int) -> Any:
+            async def transfer(replica: int) -> int:
+                asked.append(place)
+                return 7
+
+            return transfer
+
+        for place, server in enumerate(cluster.groups[0].servers):
+            server.factory.transfer_leader = transfer_at(place)
+        cluster.groups[0].servers[0].factory.cluster = b"another"
+        cluster.groups[0].servers[1].factory.node = b"s1.1"
+        addresses = list(map(show_address, cluster.addresses[0]))
+        assert await deferToThread(hand_to, parse_node("s0.1"), addresses, CLUSTER) == 7
+        assert asked == [2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_has_a_nodes_address_is_not_shown_for_it() -> None:
+    """Else all would be well with a cluster that has lost a replica."""
+    async with Cluster([b""], [0], replicas=3) as cluster:
+        facts = {"role": "follower", "term": 1, "leader": 0, "commit": 5, "applied": 5, "cluster": CLUSTER}
+        slots = {
+            f"s0.{place}": {"disk": "d", "state": "registered", "address": show_address(address)}
+            for place, address in enumerate(cluster.addresses[0])
+        }
+        slots["m"] = {"disk": "d", "state": "registered", "address": ""}
+        [manager] = cluster.managers
+        manager.factory.status = lambda: {**facts, "role": "leader", "nodes": slots}
+        for server in cluster.groups[0].servers:
+            server.factory.status = facts.copy
+        cluster.groups[0].servers[1].factory.status = {**facts, "cluster": "another"}.copy
+        expected = {"m": True, "s0.0": True, "s0.1": False, "s0.2": True}
+        found = await deferToThread(look_by_managers, cluster.managers_text)
+        assert {str(node): status is not None for node, status in found.items()} == expected
+        looked = await deferToThread(Looker(None).look, "s0.0", facts, [cluster.managers_text], [])
+        assert {str(node): status is not None for node, status in looked.statuses.items()} == expected
+        assert "s0.1 does not answer" in looked.ailments
+        # Nor is it no cluster because one manager's address has been taken.
+        several = f"{show_address(cluster.addresses[0][1])},{cluster.managers_text}"
+        slots["m.0"], slots["m.1"] = slots.pop("m"), {"disk": "d", "state": "registered", "address": ""}
+        manager.factory.node = b"m.0"
+        found = await deferToThread(look_by_managers, several)
+        assert {str(node): status is not None for node, status in found.items()} == {
+            "m.0": True,
+            "m.1": False,
+            "s0.0": True,
+            "s0.1": False,
+            "s0.2": True,
+        }
 
 
 @FACES

@@ -2,12 +2,23 @@
 
 import asyncio
 from contextlib import ExitStack
+from pathlib import Path
 
 from madkv.client.aio import AsyncClient
 from madkv.client.blocking import BlockingClient
-from madkv.limits import BOX_BYTES_MAX, CALL_BYTES_MAX, CONNECTIONS_MIN, FILES_KEPT, HELD_BYTES_MAX, KIB, MIB
+from madkv.limits import (
+    BOX_BYTES_MAX,
+    CALL_BYTES_MAX,
+    CONNECTIONS_MIN,
+    FILES_KEPT,
+    HELD_BYTES_MAX,
+    KIB,
+    MIB,
+    TLS_CONNECTIONS_MAX,
+)
 from madkv.wire import codec
 from madkv.wire.boxes import blob, field, join_blob
+from tests.certified import Certificates
 from tests.processes import SAY_SECONDS_MAX, Process, ServerProcess, server_command, with_files
 from tests.test_server_process import RawConnection, load, raw, witness
 
@@ -18,7 +29,7 @@ LARGE = b"v" * MIB
 
 def test_connections_beyond_the_bound_are_closed_and_those_within_stay() -> None:
     with ServerProcess(files=FILES_KEPT + CONNECTIONS) as server, ExitStack() as stack, witness(server):
-        assert server.wait_for(r"356 open files allow 100 connections of clients, not 12,000: see ulimit -Hn")
+        assert server.wait_for(r"676 open files allow 100 connections of clients, not 12,000: see ulimit -Hn")
         connections = [stack.enter_context(raw(server)) for _ in range(CONNECTIONS - 1)]
         for connection in connections:
             connection.send(codec.request(1, codec.GET, field(b"key", b"k")))
@@ -38,11 +49,20 @@ def test_connections_beyond_the_bound_are_closed_and_those_within_stay() -> None
     assert "Traceback" not in server.output
 
 
+def test_there_are_fewer_connections_with_tls(tmp_path: Path) -> None:
+    """Each takes ten times the memory."""
+    words = Certificates(tmp_path, ["s0"]).words("s0")
+    with ServerProcess(*words, files=FILES_KEPT + CONNECTIONS) as server:
+        assert server.wait_for(r"676 open files allow 100 connections of clients, not 6,000: see ulimit -Hn")
+    with ServerProcess(*words, files=FILES_KEPT + TLS_CONNECTIONS_MAX) as server:
+        assert "open files" not in server.output
+
+
 def test_a_server_with_too_few_files_does_not_start() -> None:
     files = FILES_KEPT + CONNECTIONS_MIN - 1
     with Process(with_files(files, server_command("--listen", "127.0.0.1:0"))) as server:
         assert server.wait() == 1
-    assert server.lines["stderr"][-1] == "madkv-server: 319 open files are too few, 320 are needed: see ulimit -Hn"
+    assert server.lines["stderr"][-1] == "madkv-server: 639 open files are too few, 640 are needed: see ulimit -Hn"
 
 
 def test_half_boxes_of_many_connections_leave_memory_bounded() -> None:

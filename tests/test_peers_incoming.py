@@ -13,6 +13,7 @@ from madkv.limits import (
     BOX_SECONDS_MAX,
     MEMBER_CONNECTIONS_MAX,
     PEER_REFUSALS_KEPT,
+    SAME_LINE_SECONDS,
     STRANGER_BOX_BYTES_MAX,
     STRANGER_SECONDS_MAX,
     STRANGERS_MAX,
@@ -168,6 +169,7 @@ class IncomingTest(LogCase):
             codec.request(2, codec.PEER_HELLO, hello_fields()),
             b"GET / HTTP/1.1\r\n",
         ):
+            self.clock.advance(SAME_LINE_SECONDS)
             self.lines.clear()
             protocol, transport = self.peer()
             protocol.dataReceived(data + raft_box(heartbeat(1, 0)))
@@ -254,6 +256,14 @@ class IncomingTest(LogCase):
         for number in range(1000):
             self.ask(codec.PEER_HELLO, hello_fields(group=f"g{number}"))
         self.assertEqual(self.logged("refused a connection"), PEER_REFUSALS_KEPT + 1)
+
+    def test_garbage_does_not_fill_the_log(self) -> None:
+        for _ in range(1000):
+            protocol, transport = self.connect()
+            protocol.dataReceived(b"garbage")
+            self.assertTrue(transport.disconnecting)
+            protocol.connectionLost()
+        self.assertEqual(self.logged("closed the connection of"), 1)
 
     def test_boxes_longer_than_those_of_clients(self) -> None:
         piece = snapshot_piece(1, 0, b"x" * BOX_BYTES_MAX)

@@ -1,5 +1,6 @@
 """The base protocol: bounds on time and memory, backpressure, and writing through to the socket."""
 
+import random
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -174,6 +175,10 @@ class BoxProtocolTest(SynchronousTestCase):
             (b"\x16\x03\x01\x02\x00\x01", "TLS"),
             (b"GET / HTTP/1.1\r\n", "HTTP"),
             (b"SSH-2.0-x\r\n", "SSH"),
+            (random.Random(1).randbytes(100_000), "not an AMP box"),
+            (random.Random(2).randbytes(3), "not an AMP box"),
+            (b"\0\0", "an empty box"),
+            (field(b"a", b"b") * 1000 + b"\0\0", "fields"),
         ):
             lines: list[str] = []
             protocol, transport = Collector(self.clock), StringTransport()

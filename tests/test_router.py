@@ -182,6 +182,30 @@ class TriesTests(SynchronousTestCase):
             calls.pop().failed(why)
             self.assertEqual(Tries(self.router, 0).choose(), 2)
 
+    def test_strangers_are_final_when_there_is_nobody_else(self) -> None:
+        tries, stranger = Tries(self.router, 0), Rejected("a stranger")
+        for why in (stranger, OSError(), stranger):
+            tries.choose()
+            seconds = tries.failed(why)
+        self.assertEqual(seconds, RETRY_SECONDS_MIN)
+        for why in (OSError(), stranger, stranger):
+            tries.choose()
+            tries.failed(why)
+        tries.choose()
+        self.assertIs(self.assertRaises(Rejected, tries.failed, stranger), stranger)
+        alone = Tries(Router("s:1", None), 0)
+        alone.choose()
+        self.assertRaises(Rejected, alone.failed, stranger)
+
+    def test_a_stranger_is_told_of_once(self) -> None:
+        tries = [Tries(self.router, 0) for _ in range(3)]
+        for each in tries:
+            each.choose()
+        self.assertEqual(tries[0].news(Rejected("s is x")), "going on with others: s is x")
+        self.assertIsNone(tries[1].news(Rejected("s is x")))
+        self.assertIsNone(tries[1].news(OSError("gone")))
+        self.assertEqual(tries[2].news(Rejected("s is y")), "going on with others: s is y")
+
     def test_tries_that_end_in_silence_get_longer(self) -> None:
         tries = Tries(self.router, 0)
         seconds = [tries.try_seconds]

@@ -138,27 +138,24 @@ def tls_hello() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    "data",
     [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: madkv\r\n\r\n", "HTTP request", id="HTTP"),
-        pytest.param(tls_hello(), "TLS hello", id="TLS"),
-        pytest.param(random.Random(1).randbytes(100_000), "not an AMP box", id="random bytes"),
-        pytest.param(random.Random(2).randbytes(3), "not an AMP box", id="three random bytes"),
-        pytest.param(b"\0\0", "an empty box", id="empty box"),
-        pytest.param(field(b"a", b"b") + b"\0\0", "no command", id="no command"),
-        pytest.param(field(b"a", b"b") * 1000 + b"\0\0", "fields", id="fields"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: madkv\r\n\r\n", id="HTTP"),
+        pytest.param(tls_hello(), id="TLS"),
+        pytest.param(random.Random(1).randbytes(100_000), id="random bytes"),
+        pytest.param(random.Random(2).randbytes(3), id="three random bytes"),
+        pytest.param(b"\0\0", id="empty box"),
+        pytest.param(field(b"a", b"b") + b"\0\0", id="no command"),
+        pytest.param(field(b"a", b"b") * 1000 + b"\0\0", id="fields"),
     ],
 )
-def test_garbage_costs_its_sender_the_connection(server: ServerProcess, data: bytes, said: str) -> None:
+def test_garbage_costs_its_sender_the_connection(server: ServerProcess, data: bytes) -> None:
     with witness(server), raw(server) as connection:
-        name = f"{connection._socket.getsockname()[0]}:{connection._socket.getsockname()[1]}"
         try:
             connection.send(data)
         except ConnectionError:
             pass
         assert connection.closed_by_server()
-        line = server.wait_for(rf"closed the connection of {name}: .*").string
-        assert said in line
     assert "Traceback" not in server.output
 
 
@@ -181,13 +178,11 @@ def test_an_endless_box_leaves_memory_flat() -> None:
         most = before
         for _ in range(20):
             with raw(server) as connection:
-                port = connection._socket.getsockname()[1]
                 sent = 0
                 with pytest.raises(ConnectionError):
                     while sent < 64 * MIB:
                         connection.send(piece)
                         sent += len(piece)
-                server.wait_for(f"closed the connection of 127.0.0.1:{port}: a box of more than")
                 most = max(most, server.memory_bytes())
         assert most - before < 8 * BOX_BYTES_MAX
 

@@ -104,6 +104,11 @@ def test_names() -> None:
         check_hello(names, {b"node": b"m.0"})
     with pytest.raises(TLSError):
         check_hello(names, {})
+    check_hello(frozenset(["madkv://manager/m.0"]), {b"node": b"m.0", b"role": b"manager"})
+    # By its own name it is let in, but not for what it is not: clients would take a partition map from it.
+    with pytest.raises(TLSError, match=r"^s0\.1 shows .* server s0\.1, and says that it is a manager$"):
+        check_hello(names, {b"node": b"s0.1", b"role": b"manager"})
+    check_hello(None, {b"node": b"s0.1", b"role": b"manager"})
 
 
 @pytest.mark.parametrize(

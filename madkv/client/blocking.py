@@ -25,6 +25,7 @@ from madkv.errors import (
     MadKVError,
     ProtocolError,
     Refused,
+    Rejected,
     ScanExpired,
     UnknownSession,
     WrongPartition,
@@ -41,8 +42,9 @@ if TYPE_CHECKING:  # at run time, importing typing would take as long as everyth
 
     Answer = TypeVar("Answer")
 
-_AGAIN = (OSError, ProtocolError, Refused, Interrupted, InternalError, ScanExpired)
-"""What a retry can cure: nothing to reach, a broken or confused connection, a refusal for now."""
+_AGAIN = (OSError, ProtocolError, Refused, Interrupted, InternalError, ScanExpired, Rejected)
+"""What a retry can cure: nothing to reach, a broken or confused connection, a refusal for now, a stranger in the place
+of one of several."""
 
 
 class BlockingClient:
@@ -237,7 +239,7 @@ class BlockingClient:
                 if self._router.group_of(key) != group:
                     raise
             except _AGAIN as why:
-                seconds = tries.failed(why)
+                seconds = self._failed(tries, why)
                 if seconds:
                     self._wait(tries, why, seconds)
 
@@ -255,7 +257,7 @@ class BlockingClient:
         def failed(piece: Piece, why: Exception) -> None:
             if self._router.is_single:
                 piece.restart()  # a page is good once, and on one connection
-            seconds = tries[piece].failed(why)
+            seconds = self._failed(tries[piece], why)
             if seconds:
                 waits[piece] = why, seconds
 
@@ -311,7 +313,7 @@ class BlockingClient:
                 self._router.learn(answer)
                 connection.close()
             except _AGAIN as why:
-                seconds = tries.failed(why)
+                seconds = self._failed(tries, why)
                 if seconds:
                     self._wait(tries, why, seconds)
 
@@ -340,6 +342,14 @@ class BlockingClient:
         if group != MANAGERS:
             self._session(group).connected(boot)
         return connection
+
+    def _failed(self, tries: Tries, why: Exception) -> float:
+        """As `Tries.failed`; and tell of a stranger."""
+        seconds = tries.failed(why)
+        news = tries.news(why)
+        if news is not None and self._notice is not None:
+            self._notice(news)
+        return seconds
 
     def _wait(self, tries: Tries, why: Exception, seconds: float) -> None:
         """Wait before the next try; say for whom and why, once a call and group."""

@@ -21,6 +21,7 @@ from madkv.errors import (
     Interrupted,
     ProtocolError,
     Refused,
+    Rejected,
     ScanExpired,
     UnknownSession,
     WrongPartition,
@@ -51,7 +52,7 @@ class CallsInFlight:
         self._notice = notice
         self._again: tuple[type[Exception], ...] = (
             *driver.unreachable,
-            *(ProtocolError, Refused, Interrupted, InternalError, ScanExpired),
+            *(ProtocolError, Refused, Interrupted, InternalError, ScanExpired, Rejected),
         )
         """What another try can cure."""
         self._partitions: dict[int, _Partition] = {}
@@ -177,13 +178,21 @@ class CallsInFlight:
             except self._again as why:
                 if self._is_closed():
                     break
-                seconds = tries.failed(why)
+                seconds = self._failed(tries, why)
                 if seconds:
                     await self._wait(tries, why, seconds)
         raise Abandoned(CLOSED)
 
     def _is_closed(self) -> bool:
         return self._closed
+
+    def _failed(self, tries: Tries, why: Exception) -> float:
+        """As `Tries.failed`; and tell of a stranger."""
+        seconds = tries.failed(why)
+        news = tries.news(why)
+        if news is not None:
+            self._notice(news)
+        return seconds
 
     async def _wait(self, tries: Tries, why: Exception, seconds: float) -> None:
         """Wait before the next try; say for whom and why, if that was not said since the group answered last."""
@@ -212,7 +221,7 @@ class CallsInFlight:
                 self._waited_for.discard(MANAGERS)
             except self._again as why:
                 if not self._is_closed():
-                    seconds = tries.failed(why)
+                    seconds = self._failed(tries, why)
                     if seconds:
                         await self._wait(tries, why, seconds)
             finally:

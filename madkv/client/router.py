@@ -2,9 +2,9 @@
 
 The rules. Each key belongs to a partition, by the map that the managers hand out; each partition, and the managers
 among themselves, are a group of replicas, of which one leads. A call asks the replica that led when the group was heard
-last. When that refuses or cannot be reached, the call goes to the one that it named as leader, or to the next in order,
-at once; only after it has asked every replica in vain does it wait, longer each time. The map is asked for before the
-first call, and again when a group refuses a key by a newer one.
+last. When that refuses or cannot be reached, or somebody else is where it should be, the call goes to the one that it
+named as leader, or to the next in order, at once; only after it has asked every replica in vain does it wait, longer
+each time. The map is asked for before the first call, and again when a group refuses a key by a newer one.
 """
 
 from collections.abc import Iterable
@@ -44,6 +44,7 @@ class Router:
         self._epoch_needed = 0
         self._managers: list[Address] = []
         self._next: dict[int, int] = {}  # by group: which replica a call asks first
+        self._strangers: dict[tuple[int, int], str] = {}  # by group and replica: what was said of who is there instead
         if server is not None:
             address = parse_address(server) if isinstance(server, str) else server
             self.map = PartitionMap(0, "", [b""], [0], [[address]])
@@ -119,6 +120,12 @@ class Router:
         if self._next.get(group, 0) == replica:
             self._next[group] = to
 
+    def is_new_stranger(self, group: int, replica: int, what: str) -> bool:
+        """Whether it is told for the first time that somebody else, as `what` says, is where this replica should be."""
+        is_new = self._strangers.get((group, replica)) != what
+        self._strangers[group, replica] = what
+        return is_new
+
     def describe(self, group: int, replica: int) -> str:
         """A replica for people; the managers are one to them."""
         if group == MANAGERS:
@@ -186,13 +193,14 @@ class Backoff:
 class Tries:
     """One call's tries at one group: whom to ask next, for how long, and when to wait first."""
 
-    __slots__ = ("_backoff", "_is_answered", "_router", "_tried", "asked", "group", "said", "try_seconds")
+    __slots__ = ("_backoff", "_is_answered", "_router", "_strangers", "_tried", "asked", "group", "said", "try_seconds")
 
     def __init__(self, router: Router, group: int) -> None:
         self._router = router
         self._tried: list[int] = []  # since the call waited last
         self._backoff: Backoff | None = None
         self._is_answered = False  # since then, by a replica that does not lead
+        self._strangers: set[int] | None = None  # replicas where somebody else was found when they were asked last
         self.group = group
         self.asked = 0
         """The replica that was asked last."""
@@ -210,8 +218,19 @@ class Tries:
         return replica
 
     def failed(self, why: Exception) -> float:
-        """The one chosen was asked in vain; how many seconds to wait before the next try, 0 while others are left."""
+        """The one chosen was asked in vain; how many seconds to wait before the next try, 0 while others are left.
+
+        One who is not who it should be (Rejected) is like one who is not there: others of the group may be. Only when
+        it is so of all, `why` is raised.
+        """
         replica, count = self.asked, len(self._router.addresses(self.group))
+        if isinstance(why, Rejected):
+            self._strangers = self._strangers or set()
+            self._strangers.add(replica)
+            if len(self._strangers) == count:
+                raise why
+        elif self._strangers:
+            self._strangers.discard(replica)
         self._tried.append(replica)
         all_tried = len(self._tried) >= count
         if isinstance(why, TimeoutError):
@@ -235,6 +254,12 @@ class Tries:
         is_answered, self._is_answered = self._is_answered, False
         seconds = self._backoff.next_seconds(ELECTION_RETRY_SECONDS_MAX if is_answered else RETRY_SECONDS_MAX)
         return seconds * self._router.pace
+
+    def news(self, why: Exception) -> str | None:
+        """What people are to be told of a try that has failed and is followed by others; None for nothing."""
+        if isinstance(why, Rejected) and self._router.is_new_stranger(self.group, self.asked, str(why)):
+            return f"going on with others: {why}"
+        return None
 
     def whom(self) -> str:
         """Whom the call waits for."""

@@ -5,12 +5,15 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.logger import Logger
 
 from madkv.counts import Histogram
 from madkv.errors import Busy, InvalidArgument, Rejected
+from madkv.limits import PEER_REFUSALS_KEPT
 from madkv.manager.registrar import Claim, Registrar
 from madkv.tls import check_claim
 from madkv.wire import codec
+from madkv.wire.admission import FirstLine
 from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
 from madkv.wire.boxes import Box, blob
 from madkv.wire.codec import take_bytes
@@ -40,7 +43,7 @@ class ManagerProtocol(AnsweringProtocol):
             names = [f"s{partition}.{replica}", *([f"s{partition}"] if replica == 0 else [])]
             check_claim(self.certified, *names)
         except Rejected as refusal:
-            self.log.info("refused the registration of {peer}: {why}", peer=self.peer, why=str(refusal))
+            self._service.refusals.say(str(refusal), f"refused the registration of {self.peer}: {refusal}")
             raise
         return await self._registrar.register(claim)
 
@@ -63,12 +66,14 @@ class ManagerProtocol(AnsweringProtocol):
 class ManagerFactory(AnsweringFactory):
     """The service of one manager: its registrar, and all connections."""
 
+    log = Logger()
     kind = "manager"
     role = b"manager"
 
     def __init__(self, clock: IReactorTime, node: bytes, status: Callable[[], dict[str, Any]]) -> None:
         super().__init__(clock, node, b"", status)
         self.times = {name: Histogram() for name in ("get_map", "register", "replace_disk")}
+        self.refusals = FirstLine(clock, self.log, PEER_REFUSALS_KEPT)
         self.registrar: Registrar | None = None
         """None until the managers have found each other."""
 

@@ -45,11 +45,12 @@ class Looker:
             self._managers = tuple(managers) or self._managers or _managers_by(servers, self._files)
             self._addresses = _addresses_by(self._managers, self._files)
         statuses: dict[Node, Status | None] = {}
+        cluster = str(own.get("cluster", ""))
         others = {each: address for each, address in self._addresses.items() if each.place != me.place}
         asked = dict(zip(others, ask_statuses(others.values(), self._files), strict=True))
         for each in self._addresses or (me,):
             # It may have one name here and another one itself: `s0.0` and `s0` are the same.
-            statuses[each] = own if each.place == me.place else _if_named(each, asked[each])
+            statuses[each] = own if each.place == me.place else health.said_by(each, asked[each], cluster)
         self._see_to_the_map(statuses)
         found = health.ailments(statuses, self._map)
         if not self._addresses:
@@ -63,14 +64,6 @@ class Looker:
                 continue
             if self._map is None or status.get("epoch", 0) > self._map.epoch:
                 self._map = ask_map(self._addresses[node], self._files) or self._map
-
-
-def _if_named(node: Node, status: Status | None) -> Status | None:
-    """None for what another process says, which has come to its address."""
-    try:
-        return status if status is not None and parse_node(str(status.get("node"))).place == node.place else None
-    except MadKVError:
-        return None
 
 
 def _managers_by(servers: Sequence[str], files: TLSFiles | None) -> tuple[str, ...]:
@@ -91,9 +84,10 @@ def _addresses_by(managers: Sequence[str], files: TLSFiles | None) -> dict[Node,
     silent: list[str] = []
     for address, status in zip(managers, statuses, strict=True):
         try:
-            if status is None:
+            node = None if status is None else parse_node(str(status.get("node")))
+            if node is None or node.partition is not None:
                 raise MadKVError
-            known[parse_node(str(status.get("node")))] = address
+            known[node] = address
         except MadKVError:
             silent.append(address)
     having = [status for status in statuses if status and status.get("nodes")]

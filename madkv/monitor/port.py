@@ -1,8 +1,10 @@
 """The HTTP port: few paths, GET and HEAD, and bounds on all that a stranger can send or leave open.
 
 A request is a line and headers of at most 16 KiB together, and no body. Who does not finish it, or does not read the
-answer, in time, loses the connection; one connection too many is closed at once. Every answer says that nothing may
-be kept, guessed, framed, or loaded from elsewhere.
+answer, in time, loses the connection, and so does who asks again before there is an answer; one connection too many is
+closed at once. Every answer says that nothing may be kept, guessed, framed, or loaded from elsewhere. A port on
+loopback answers no request that was sent to a name: of one that is somebody else's, and leads here for a moment, a
+browser would let that one's page read what is answered.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -10,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 import attrs
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
@@ -29,6 +32,7 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
 }
 TEXT, JSON = b"text/plain; charset=utf-8", b"application/json"
+MISDIRECTED = 421
 
 
 @attrs.frozen
@@ -42,6 +46,15 @@ class Answer:
 
 _log = Logger()
 Route = Callable[[], Coroutine[Deferred[Any], Any, Answer]]
+
+
+def _is_address(host: bytes) -> bool:
+    """Whether this header Host, with or without a port, is an IP address, or the one name that nobody can give away."""
+    name, bracket, rest = host.decode("latin-1").partition("]")
+    if bracket:
+        return name.startswith("[") and isIPv6Address(name[1:]) and (not rest or rest.startswith(":"))
+    name = name.partition(":")[0].lower()
+    return name == "localhost" or isIPAddress(name)
 
 
 class _Request(http.Request):
@@ -68,8 +81,17 @@ class _Request(http.Request):
         if self._is_refused:
             return
         site: Site = self.channel.factory
+        if self.channel._buffer:
+            # Nobody's browser, nor Prometheus, asks again before it has its answer. One read of the socket has room for
+            # thousands of requests, which would all be answered before anything else is done, whoever reads that.
+            self.channel.persistent = False
+            self.setHeader(b"connection", b"close")
         ended = self.notifyFinish()
         ended.addErrback(lambda failure: None)  # nobody waits any more
+        if site.is_on_loopback and not all(map(_is_address, self.requestHeaders.getRawHeaders(b"host", []))):
+            line = b"this port is asked by an address, such as 127.0.0.1, or as localhost\n"
+            self._answer(Answer(TEXT, line, MISDIRECTED))
+            return
         if self.method not in (b"GET", b"HEAD"):
             self.setHeader(b"allow", b"GET, HEAD")
             self._answer(Answer(TEXT, b"only GET and HEAD\n", http.NOT_ALLOWED))
@@ -87,7 +109,7 @@ class _Request(http.Request):
     def _answer(self, answer: Answer) -> None:
         if self.finished or self._disconnected:
             return
-        self.setResponseCode(answer.code)
+        self.setResponseCode(answer.code, b"Misdirected Request" if answer.code == MISDIRECTED else None)
         for name, value in HEADERS.items():
             self.setHeader(name, value)
         self.setHeader(b"content-type", answer.content_type)
@@ -128,6 +150,8 @@ class Site(http.HTTPFactory):
     def __init__(self, reactor: Any, routes: Mapping[bytes, Route]) -> None:
         super().__init__(timeout=HTTP_REQUEST_SECONDS_MAX, reactor=reactor)
         self.routes = routes
+        self.is_on_loopback = False
+        """Whether only this machine reaches the port. Elsewhere it may have any name, and its network may ask it."""
         self.connections: set[_Channel] = set()
 
     def startFactory(self) -> None:

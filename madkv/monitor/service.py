@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web import http
 
 from madkv import __version__
-from madkv.addresses import Address, show_address
+from madkv.addresses import Address, is_loopback, show_address
 from madkv.monitor.look import Look, Looker
 from madkv.monitor.metrics import CONTENT_TYPE, Metrics
 from madkv.monitor.port import JSON, Answer, Route, Site
@@ -72,6 +72,7 @@ class MonitorService(Service):
         port = self._port = process.listen(self._address, self._site, None)
         self._metrics.start()
         where: Any = port.getHost()
+        self._site.is_on_loopback = is_loopback(where.host)
         url = f"http://{show_address((where.host, where.port))}/"
         self.log.info("{node} shows itself and its cluster at {url}", node=node, url=url)
 

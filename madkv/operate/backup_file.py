@@ -7,6 +7,7 @@ GROUP_END (JSON: `pairs`, `bytes`); END (JSON: `groups`, `pairs`, `sha256` of al
 have a character for each byte (Latin-1). Nothing follows END, and without it a file is none.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,8 @@ HEAD, GROUP, PAGE, GROUP_END, END = range(1, 6)
 _FRAME = struct.Struct(">BI")
 _CRC = struct.Struct(">I")
 JSON_BYTES_MAX = 16 * MIB
+_DESCRIPTORS = "/proc/self/fd"
+"""Where a file that has no name has one for this process."""
 MODE = 0o600
 """A backup holds everything: it is its owner's to read."""
 
@@ -92,7 +95,8 @@ def gap_in(ranges: Sequence[KeyRange]) -> bytes | None:
 
 
 class BackupWriter:
-    """A file that is under another name until it is whole and on the disk. Used in a `with`: it is whole or not there.
+    """A file that has no name until it is whole and on the disk. Used in a `with`: it is whole or not there, also when
+    the process is killed.
 
     A group that has begun is abandoned by beginning it anew.
     """
@@ -103,7 +107,11 @@ class BackupWriter:
         self._force = force
         self._check_absent()
         self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        self._file: BinaryIO = os.fdopen(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE), "wb")
+        descriptor = _without_a_name(path.parent)
+        self._is_nameless = descriptor is not None
+        if descriptor is None:  # One that is killed leaves it behind.
+            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE)
+        self._file: BinaryIO = os.fdopen(descriptor, "wb")
         self._digest = hashlib.sha256()
         self._summary = Summary()
         self._cut: Cut | None = None
@@ -174,9 +182,13 @@ class BackupWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._check_absent()  # somebody else may have been quicker
-        self._partial.rename(self._path)
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            if self._is_nameless:
+                self._partial.unlink(missing_ok=True)
+                # (Python follows the link to the file only where a directory is named.)
+                os.link(f"{_DESCRIPTORS}/{self._file.fileno()}", self._partial, src_dir_fd=directory)
+            self._partial.rename(self._path)
             os.fsync(directory)
         finally:
             os.close(directory)
@@ -198,6 +210,19 @@ class BackupWriter:
     def _write(self, data: bytes) -> None:
         self._digest.update(data)
         self._file.write(data)
+
+
+def _without_a_name(directory: Path) -> int | None:
+    """A descriptor of a new file in a directory that goes with the process, unless it gets a name; None where the
+    system or the file system has none such."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir(_DESCRIPTORS):
+        return None
+    try:
+        return os.open(directory, os.O_WRONLY | os.O_TMPFILE, MODE)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from madkv.client.connection import connector
 from madkv.client.router import Router, Tries
-from madkv.errors import Interrupted, MadKVError, ProtocolError, Refused, ScanExpired, TLSError
+from madkv.errors import Interrupted, MadKVError, ProtocolError, Refused, Rejected, ScanExpired, TLSError
 from madkv.limits import TRY_SECONDS_MAX
 from madkv.operate.ask import ask_map, check_files
 from madkv.operate.backup_file import Cut
@@ -23,7 +23,7 @@ SILENT_SECONDS_MAX = 30.0
 BEGINNINGS_MAX = 5
 """How often a group is begun: each time its leader changes meanwhile."""
 
-_AGAIN = (OSError, ProtocolError, Refused, Interrupted, ScanExpired, TLSError)
+_AGAIN = (OSError, ProtocolError, Refused, Interrupted, ScanExpired, TLSError, Rejected)
 
 Notice = Callable[[str], object]
 
@@ -90,6 +90,9 @@ class Groups:
             if beginnings >= BEGINNINGS_MAX or time.monotonic() - silent_since > SILENT_SECONDS_MAX:
                 raise MadKVError(f"group s{group} cannot be read: {tries.whom()}: {problem}")
             seconds = tries.failed(problem)
+            news = tries.news(problem)
+            if news is not None:
+                self._notice(news)
             if seconds:
                 if not said:
                     self._notice(f"waiting for {tries.whom()}: {problem}")

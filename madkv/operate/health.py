@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError
 from madkv.operate.ask import Status, ask_statuses, why_silent
-from madkv.operate.nodes import Node, parse_node
+from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.partitions import PartitionMap
 
 COLUMNS = ("node", "role", "term", "leader", "commit", "applied", "lag", "size")
@@ -122,14 +122,19 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
     known = _addresses(text)
     managers: dict[Node, Status | None] = {}
     silent = []
+    strangers = []
     for number, (address, status) in enumerate(zip(known, ask_statuses(known), strict=True)):
         if status is None:
             silent.append(number)
             continue
         name = str(status.get("node"))
-        if not name.startswith("m"):
-            raise NotSeen(f"managers: at {address} is no manager, but {name}")
+        if not is_node(name) or parse_node(name).partition is not None:
+            strangers.append(f"managers: at {address} is no manager, but {name}")
+            silent.append(number)
+            continue
         managers[parse_node(name)] = status
+    if not managers and strangers:
+        raise NotSeen(strangers[0])
     if not managers:
         raise NotSeen(f"no manager answers at {','.join(known)}{why_silent(known[0])}")
     # Lists count managers from 0 on; where this one has another order, the silent ones are those that are left.
@@ -143,13 +148,21 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
     count = sum(parse_node(name).partition is None for name in slots)
     if slots and count != len(managers):
         raise NotSeen(f"managers: name all {count} of this cluster, each once, and not {len(managers)}")
+    cluster = str(_leading_manager(statuses).get("cluster", ""))
     servers = {name: slot["address"] for name, slot in slots.items() if slot["address"]}
     for name, status in zip(servers, ask_statuses(servers.values()), strict=True):
         node = parse_node(name)
-        if status is not None and parse_node(str(status.get("node"))).place != node.place:
-            status = None  # another process has come to its address
+        status = said_by(node, status, cluster)
         statuses[node if status is None else parse_node(str(status["node"]))] = status
     return statuses
+
+
+def said_by(node: Node, status: Status | None, cluster: str) -> Status | None:
+    """What is said at a node's address, if the node says it; None for another process that has come to it, with another
+    name or of another cluster, as far as either is known."""
+    if status is None or not is_node(name := str(status.get("node"))) or parse_node(name).place != node.place:
+        return None
+    return status if status.get("cluster", "") in ("", cluster) or not cluster else None
 
 
 def _addresses(text: str) -> list[str]:

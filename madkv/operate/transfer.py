@@ -4,11 +4,12 @@ import sys
 from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
-from madkv.errors import InvalidArgument, MadKVError
+from madkv.errors import InvalidArgument, MadKVError, Refused, shown
 from madkv.operate.ask import ask, ask_in_turn, ask_map, check_files
 from madkv.operate.health import NotSeen
-from madkv.operate.nodes import Node, parse_node
+from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.wire import codec
+from madkv.wire.boxes import Box
 
 DONE, FAILED, NOT_SEEN = 0, 1, 2
 TRANSFER_SECONDS_MAX = 4.0
@@ -20,8 +21,8 @@ def transfer_leader(name: str, group: str | None, managers: str) -> int:
     try:
         check_files()
         node = _node(name, group)
-        addresses = _addresses(node, managers)
-        term = hand_to(node, addresses)
+        addresses, cluster = _addresses(node, managers)
+        term = hand_to(node, addresses, cluster)
     except (NotSeen, InvalidArgument) as error:
         return _say(str(error), NOT_SEEN)
     except (MadKVError, OSError) as error:
@@ -49,28 +50,43 @@ def _node(name: str, group: str | None) -> Node:
     return node
 
 
-def _addresses(node: Node, managers: str) -> list[str]:
-    """Where the replicas of a node's group are. Raises NotSeen, and MadKVError where there is no such group."""
-    if node.partition is None:
-        return list(map(show_address, parse_addresses(managers)))
+def _addresses(node: Node, managers: str) -> tuple[list[str], str]:
+    """Where the replicas of a node's group are, and of which cluster. Raises NotSeen, and MadKVError where there is no
+    such group."""
     partition_map = ask_map(managers)
+    if node.partition is None:
+        # (Managers that have no map yet may have a leader all the same.)
+        return list(map(show_address, parse_addresses(managers))), partition_map.cluster if partition_map else ""
     if partition_map is None:
         raise NotSeen(f"no manager at {managers} has a partition map")
     partitions = len(partition_map.replicas)
     if node.partition >= partitions:
         raise MadKVError(f"there is no group {node.group}: the last one is s{partitions - 1}")
-    return list(map(show_address, partition_map.replicas[node.partition]))
+    return list(map(show_address, partition_map.replicas[node.partition])), partition_map.cluster
 
 
-def hand_to(node: Node, addresses: Sequence[str]) -> int:
+def hand_to(node: Node, addresses: Sequence[str], cluster: str = "") -> int:
     """Have whoever leads the node's group, whose replicas are at these addresses, hand over to it; its term then.
 
+    Nobody else is asked who has come to one of them, of another group or, where it is known, of another `cluster`.
     Asking twice does no harm: a node that leads already says so. Raises MadKVError when it does not come about.
     """
     fields = codec.integer(b"replica", node.replica or 0)
-    answer = ask_in_turn(
-        f"no replica of group {node.group} leads it",
-        addresses,
-        lambda address: ask(address, codec.TRANSFER_LEADER, fields, seconds_max=TRANSFER_SECONDS_MAX),
-    )
+
+    def transfer(address: str) -> Box:
+        _check_group(address, node, cluster)
+        return ask(address, codec.TRANSFER_LEADER, fields, seconds_max=TRANSFER_SECONDS_MAX)
+
+    answer = ask_in_turn(f"no replica of group {node.group} leads it", addresses, transfer)
     return codec.take_answer_integer(answer, b"term")
+
+
+class _Stranger(Refused):
+    """Somebody else is where a replica of the group should be."""
+
+
+def _check_group(address: str, node: Node, cluster: str) -> None:
+    hello = ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+    name, theirs = shown(hello.get(b"node", b"")), shown(hello.get(b"cluster", b""))
+    if not is_node(name) or parse_node(name).group != node.group or (cluster and theirs and theirs != cluster):
+        raise _Stranger(f"it is {name or 'no node'} of cluster {theirs or 'no name'}")

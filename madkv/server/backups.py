@@ -7,6 +7,7 @@ the disk, and no page is read before it is asked for.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -19,15 +20,22 @@ from madkv.ranges import Ownership
 from madkv.server.host import ReplicaHost
 from madkv.storage.overlay import PairsCut
 from madkv.wire import codec
+from madkv.wire.admission import SeldomLine
 from madkv.wire.boxes import blob, field
 
 Page = tuple[bytes, bool]
 """Pairs as they travel, and whether they are the last."""
 
 
+class Owner(Protocol):
+    """The connection of whoever makes a backup."""
+
+    open: bool
+
+
 @attrs.define(eq=False)
 class _Backup:
-    owner: object
+    owner: Owner
     cut: PairsCut
     pairs: Iterator[tuple[bytes, bytes]]
     ends: float
@@ -54,6 +62,7 @@ class Backups:
         self._host = host
         self._ownership = ownership
         self._in_thread = in_thread
+        self._beginnings = SeldomLine(clock, self.log)
         self._backups: dict[int, _Backup] = {}
         self._beginning = 0
         self._reading = 0
@@ -64,7 +73,7 @@ class Backups:
     def __len__(self) -> int:
         return len(self._backups)
 
-    async def begin(self, owner: object) -> bytes:
+    async def begin(self, owner: Owner) -> bytes:
         """The fields of the answer to a first call: what the cut is of, and its first page.
 
         Raises what a read raises here, and Busy when there are as many as may be.
@@ -78,6 +87,8 @@ class Backups:
             self._beginning -= 1
         if self._is_closed:
             raise Busy("this server is ending")
+        if not owner.open:
+            raise ScanExpired("whoever asked for this backup is gone")
         # In the turn in which the read was released, or one later in which nothing was applied since.
         host, ownership = self._host, self._ownership()
         index = host.machine.last_applied
@@ -87,11 +98,11 @@ class Backups:
         self._last_cursor += 1
         backup = _Backup(owner, cut, iter(cut), self._clock.seconds() + BACKUP_SECONDS_MAX)
         self._backups[self._last_cursor] = backup
-        self.log.info("a backup of group {group} begins, as of entry {index}", group=host.group, index=index)
+        self._beginnings.say(f"a backup of group {host.group} begins, as of entry {index}")
         head = field(b"group", host.group.encode()) + codec.integer(b"index", index) + codec.integer(b"term", term)
         return head + blob(b"ownership", ownership.encode()) + await self._next(self._last_cursor, backup)
 
-    async def go_on(self, cursor: int, owner: object) -> bytes:
+    async def go_on(self, cursor: int, owner: Owner) -> bytes:
         """The fields of the answer to a later call. Raises ScanExpired when the cut is not kept any more."""
         backup = self._backups.get(cursor)
         if backup is None or backup.owner is not owner:
@@ -100,7 +111,7 @@ class Backups:
             raise InvalidArgument("a backup is read one page at a time")
         return await self._next(cursor, backup)
 
-    def close_all_of(self, owner: object) -> None:
+    def close_all_of(self, owner: Owner) -> None:
         """The owner's connection is gone."""
         for cursor in [cursor for cursor, backup in self._backups.items() if backup.owner is owner]:
             self._end(cursor)
@@ -160,11 +171,13 @@ class Backups:
         return fields
 
     def _end(self, cursor: int) -> None:
-        backup = self._backups.pop(cursor)
+        """Close it: at once, or as soon as the thread that reads it is through; until then it counts as one."""
+        backup = self._backups[cursor]
         backup.is_over = True
         if backup.expiry is not None and backup.expiry.active():
             backup.expiry.cancel()
         if not backup.is_reading:
+            del self._backups[cursor]
             backup.cut.close()
 
 

@@ -21,6 +21,7 @@ from madkv.server.replica import Replica
 from madkv.storage.directory import Directory
 from madkv.storage.durable import DurableStorage
 from madkv.storage.overlay import AppliedPairs
+from madkv.wire.admission import SeldomLine
 
 if TYPE_CHECKING:
     from madkv.wire.tls import Credentials
@@ -82,6 +83,7 @@ class ReplicaHost:
         self.group = group
         self._change_heard = leadership_changed
         self._waiting_for_change: list[Deferred[None]] = []
+        self._transfers = SeldomLine(reactor, self.log)
         self.member = Member(replica, directory.identity.disk)
         parts = self.parts_of(reactor, directory, first)
         self.storage = parts.storage
@@ -166,7 +168,7 @@ class ReplicaHost:
             raise Rejected(f"replica {number} of group {group} is {lag:,} entries behind: wait until it has caught up")
         if not replica.transfer_leadership(to):
             raise Rejected(f"replica {number} of group {group} does not answer its leader")
-        self.log.info("asked to hand group {group} over to replica {replica}", group=group, replica=number)
+        self._transfers.say(f"asked to hand group {group} over to replica {number}")
         await self._until(lambda: core.leader not in (None, self.member))
         if replica.leads:
             raise Rejected(f"replica {number} of group {group} has not taken over in time: the lead stays where it was")

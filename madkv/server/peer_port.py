@@ -3,7 +3,6 @@
 What PeerHello is for, and who is wrong when two do not fit, is told in peers.py.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,7 @@ from madkv.server.peers import PeerLinks
 from madkv.settings import port_difference
 from madkv.tls import check_claim
 from madkv.wire import codec
-from madkv.wire.admission import SeldomLine
+from madkv.wire.admission import FirstLine, SeldomLine
 from madkv.wire.boxes import ASK, COMMAND, Box, field
 from madkv.wire.codec import take_blob, take_bytes, take_integer, take_ports
 from madkv.wire.peer import decode
@@ -72,6 +71,10 @@ class PeerProtocol(BoxProtocol):
         self._no_stranger()
         if self._links is not None and self._sender is not None and self._links.incoming.get(self._sender) is self:
             del self._links.incoming[self._sender]
+
+    def tell_closed(self, line: str) -> None:
+        """Log it, but not each."""
+        self._factory.tell_closed(line)
 
     def box_received(self, box: Box) -> None:
         """A message, mostly."""
@@ -227,8 +230,8 @@ class PeerFactory(Factory):
         self.links: PeerLinks | None = None
         self.connections: set[PeerProtocol] = set()
         self._strangers: dict[PeerProtocol, None] = {}  # in the order in which they came
-        self._refusals: deque[str] = deque(maxlen=PEER_REFUSALS_KEPT)
-        self._refused = SeldomLine(reactor, self.log)
+        self._refusals = FirstLine(reactor, self.log, PEER_REFUSALS_KEPT)
+        self._closings = SeldomLine(reactor, self.log)
 
     def attach(self, links: PeerLinks) -> None:
         """From now on PeerHello is answered in this replica's name; before, it is answered Busy."""
@@ -249,7 +252,7 @@ class PeerFactory(Factory):
         if len(self._strangers) >= STRANGERS_MAX:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            self._refused.say(f"closed the connection of {oldest.peer}: too many others say as little who they are")
+            self.tell_closed(f"closed the connection of {oldest.peer}: too many others say as little who they are")
             oldest.abandon()
         self._strangers[protocol] = None
 
@@ -269,10 +272,8 @@ class PeerFactory(Factory):
 
     def tell_refused(self, peer: str, why: str) -> None:
         """Log a refusal, but not again what is refused again and again."""
-        if why not in self._refusals:
-            line = f"refused a connection of {peer}: {why}"
-            if len(self._refusals) < PEER_REFUSALS_KEPT:
-                self.log.warn("{line}", line=line)
-            else:
-                self._refused.say(line)
-            self._refusals.append(why)
+        self._refusals.say(why, f"refused a connection of {peer}: {why}")
+
+    def tell_closed(self, line: str) -> None:
+        """Log that a connection was closed, and why; but not each, since strangers may open many."""
+        self._closings.say(line)

@@ -25,9 +25,9 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from madkv.addresses import Address, show_address
+from madkv.addresses import Address, is_loopback, show_address
 from madkv.errors import InvalidArgument, MadKVError
-from madkv.limits import CONNECTIONS_MAX, CONNECTIONS_MIN, FILES_KEPT
+from madkv.limits import CONNECTIONS_MAX, CONNECTIONS_MIN, FILES_KEPT, TLS_CONNECTIONS_MAX
 from madkv.server.replica import Replica
 from madkv.tls import CLIENT, NODES, OPTIONS, TLSFiles, tls_files
 from madkv.wire.answering import AnsweringFactory
@@ -81,7 +81,7 @@ class Process(Service):
         """Where TLS's files are; None without TLS."""
         self.tls: Credentials | None = None
         """What all its connections are made with, from `open` on; None without TLS."""
-        self.connections_max = CONNECTIONS_MAX
+        self.connections_max = CONNECTIONS_MAX if tls is None else TLS_CONNECTIONS_MAX
         """Connections of clients; fewer once it is known that the system allows no more."""
         self._is_ending = False
         self._is_warned = False
@@ -108,7 +108,7 @@ class Process(Service):
             pass
         elif self.tls is not None:
             factory = self.tls.listening(factory, self.reactor, roles)
-        elif not _is_loopback(host):
+        elif not is_loopback(host):
             self._warn()
         try:
             listening: IListeningPort = self.reactor.listenTCP(port, factory, LISTEN_BACKLOG, host)
@@ -211,7 +211,8 @@ class Process(Service):
         soft, files = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        if files == resource.RLIM_INFINITY or files >= CONNECTIONS_MAX + FILES_KEPT:
+        usual = self.connections_max
+        if files == resource.RLIM_INFINITY or files >= usual + FILES_KEPT:
             return
         self.connections_max = files - FILES_KEPT
         if self.connections_max < CONNECTIONS_MIN:
@@ -222,7 +223,7 @@ class Process(Service):
             "{files:,} open files allow {these:,} connections of clients, not {usual:,}: see ulimit -Hn",
             files=files,
             these=self.connections_max,
-            usual=CONNECTIONS_MAX,
+            usual=usual,
         )
 
     def _take_signals(self) -> None:
@@ -260,10 +261,6 @@ class Process(Service):
 
 def _is_in_background() -> bool:
     return os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -119,8 +119,11 @@ class Registration:
         self._at = 0
         self._failed_in_a_row = 0
         self._connection: CallerProtocol | None = None
-        self._said: str | None = ""
-        """What was said last; None: that it is registered."""
+        """To the manager at `_at`, which is one and of the cluster that this server knows."""
+        self._strangers: set[int] = set()  # managers where somebody else was found when they were asked last
+        self._said: dict[int, str] = {}
+        """What was said last of each manager, since this was registered."""
+        self._is_registered = False
         self._running: Deferred[None] | None = None
         self.hurry = False
         """Whether to register again soon, since a change is under way."""
@@ -150,8 +153,11 @@ class Registration:
 
     async def _register(self) -> float:
         """Try once; how long to wait before the next time."""
+        is_stranger = True
         try:
             connection = await self._connected()
+            is_stranger = False
+            self._strangers.discard(self._at)
             called = connection.call(codec.REGISTER, self._claim.fields(self.cluster, self._has_vote()))
             place = Place.read(await called.addTimeout(CALL_SECONDS_MAX, self._reactor))
         except NotLeader as refusal:
@@ -164,10 +170,19 @@ class Registration:
             return 0.0 if self._failed_in_a_row % count else RETRY_SECONDS
         except (Rejected, InvalidArgument, VersionMismatch) as refusal:
             self._say(f"the manager at {show_address(self._address)} refuses this server: {refusal}", is_fault=True)
+            if is_stranger:
+                # Others of the list may be who they should be, whoever has come to the address of this one.
+                self._strangers.add(self._at)
+                is_last = len(self._strangers) == len(self._managers)
+                self._failed_in_a_row += 1
+                await self._go_to(self._at + 1)
+                if not is_last:
+                    return 0.0 if self._failed_in_a_row % len(self._managers) else RETRY_SECONDS
             self._rejected(str(refusal))
             return AGAIN_SECONDS
         except (error.ConnectError, error.ConnectionClosed, error.DNSLookupError, MadKVError, Overdue) as problem:
             self._failed_in_a_row += 1
+            self._strangers.discard(self._at)
             why = problem or type(problem).__name__
             self._say(f"waiting for the manager at {show_address(self._address)}: {why}", is_fault=True)
             # Also from one that is busy: it may wait for the others for as long as it cannot reach them.
@@ -180,8 +195,9 @@ class Registration:
             self.cluster = place.cluster  # Before, nothing binds it to these managers.
         if place.first is None:
             self._say("registered; waiting until every replica of the group has registered")
-        elif self._said is not None:
-            self._said = None
+        elif self._said or not self._is_registered:
+            self._said.clear()
+            self._is_registered = True
             self.log.info("registered at the manager at {address}", address=show_address(self._address))
         self._accepted(place)
         return AGAIN_SECONDS if place.first is not None else RETRY_SECONDS
@@ -197,16 +213,30 @@ class Registration:
         endpoint = endpoint_to(self._address, self._reactor, CONNECT_SECONDS_MAX)
         if self._tls is not None:
             endpoint = self._tls.connecting(endpoint, self._reactor, self._address)
-        connection = self._connection = await connect(endpoint, lambda: CallerProtocol(self._reactor))
-        hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
-        check_hello(connection.certified, hello)
-        role, node = (shown(hello.get(name, b"?")) for name in (b"role", b"node"))
+        connection = await connect(endpoint, lambda: CallerProtocol(self._reactor))
+        try:
+            hello = await connection.call(codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+            check_hello(connection.certified, hello)
+            self._check_manager(hello)
+        except Exception:  # cancelled, too
+            await connection.abort()
+            raise
+        self._connection = connection
+        return connection
+
+    def _check_manager(self, hello: Box) -> None:
+        """Raise Rejected unless this answer to Hello is a manager's, and not of another cluster."""
+        role, node, cluster = (shown(hello.get(name, b"")) for name in (b"role", b"node", b"cluster"))
         if role != "manager":
-            what = "a server without managers" if role == "solo" else f"server {node}"
+            what = "a server without managers" if role == "solo" else f"server {node or '?'}"
             raise Rejected(
                 f"{show_address(self._address)} is {what}, not a manager; --managers is for the managers' addresses"
             )
-        return connection
+        if self.cluster and cluster and cluster != self.cluster:
+            raise Rejected(
+                f"this server's directory belongs to cluster {shown(self.cluster.encode())}; these managers are those "
+                f"of cluster {cluster}: see its --backer and its --managers"
+            )
 
     async def _go_to(self, at: int) -> None:
         """Turn to another manager."""
@@ -218,7 +248,7 @@ class Registration:
                 await connection.abort()
 
     def _say(self, text: str, *, is_fault: bool = False) -> None:
-        """Once, until something else is to be said."""
-        if text != self._said:
-            self._said = text
+        """Once, until something else is to be said of the same manager."""
+        if text != self._said.get(self._at):
+            self._said[self._at] = text
             (self.log.warn if is_fault else self.log.info)("{text}", text=text)

@@ -7,6 +7,8 @@ at, for those that are silent or do not read. When together they hold too much, 
 for longest and got on with nothing meanwhile.
 """
 
+from collections import deque
+from collections.abc import Hashable
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -63,6 +65,26 @@ class SeldomLine:
         self._log.info("{line}{more}", line=line, more=more)
 
 
+class FirstLine:
+    """Lines that are logged when they come for the first time, as warnings. Whoever makes up ever new ones gets past
+    the `kept` latest that are remembered: then they are as seldom as a SeldomLine."""
+
+    def __init__(self, clock: IReactorTime, log: Logger, kept: int) -> None:
+        self._log = log
+        self._said: deque[Hashable] = deque(maxlen=kept)
+        self._seldom = SeldomLine(clock, log)
+
+    def say(self, what: Hashable, line: str) -> None:
+        """Log the line, unless `what` it says was said lately."""
+        if what in self._said:
+            return
+        if len(self._said) == self._said.maxlen:
+            self._seldom.say(line)
+        else:
+            self._log.warn("{line}", line=line)
+        self._said.append(what)
+
+
 class _Seen:
     """What the sweeps have found out about one connection."""
 
@@ -113,6 +135,10 @@ class Admission:
         if self._next_sweep is None:
             self._next_sweep = self._clock.callLater(SWEEP_SECONDS, self._sweep)
 
+    def tell_closed(self, line: str) -> None:
+        """Log that a connection was closed, and why; but not each, since whoever sends garbage may open many."""
+        self._closings.say(line)
+
     def left(self, connection: Connection) -> None:
         """It is closed."""
         self._seen.pop(connection, None)
@@ -160,7 +186,7 @@ class Admission:
             self._close(connection, "all together had too much here, and it had something for longest")
 
     def _close(self, connection: Connection, why: str) -> None:
-        self._closings.say(f"closed the connection of {connection.peer}: {why}")
+        self.tell_closed(f"closed the connection of {connection.peer}: {why}")
         connection.abandon()
         self._seen.pop(connection, None)
 

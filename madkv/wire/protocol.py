@@ -54,7 +54,7 @@ class BoxProtocol(Protocol):
         self._admission = admission
         self.was_heard = False
         """Whether anything has come since this was taken back."""
-        self._waiting_bytes = 0  # what is kept in boxes that wait
+        self._waiting_bytes = 0  # what has come since no box waited
         self._holds = False  # whether the admission knows of anything
         self._queued_bytes = 0  # what the transport was left with, ever
         self._is_abandoned = False
@@ -98,10 +98,17 @@ class BoxProtocol(Protocol):
             self._go_on()
 
     def drop(self, why: str) -> None:
-        """Close the connection now, with one line in the log."""
+        """Close the connection now, with a line in the log; of many connections at once, with one a second for all."""
         if self.open:
-            self.log.info("closed the connection of {peer}: {why}", peer=self.peer, why=why)
+            self.tell_closed(f"closed the connection of {self.peer}: {why}")
             self.abandon()
+
+    def tell_closed(self, line: str) -> None:
+        """Log it. Subclasses that strangers make do so seldom, if they have no admission that does."""
+        if self._admission is not None:
+            self._admission.tell_closed(line)
+        else:
+            self.log.info("{line}", line=line)
 
     def abandon(self) -> None:
         """Close the connection now."""
@@ -132,7 +139,8 @@ class BoxProtocol(Protocol):
     @property
     def held_bytes(self) -> int:
         """What is kept here because of the other side, and waits."""
-        return len(self._rest) + (self._waiting_bytes if self._boxes else 0) + self.unsent_bytes
+        waiting_bytes = self._waiting_bytes + BOX_OVERHEAD * len(self._boxes) if self._boxes else 0
+        return len(self._rest) + waiting_bytes + self.unsent_bytes
 
     @property
     def read_bytes(self) -> int | None:
@@ -185,6 +193,7 @@ class BoxProtocol(Protocol):
                 self._part_came(len(data))
                 return
             data = joined
+        waiting_bytes = self._waiting_bytes if self._boxes else 0
         try:
             consumed = parse_boxes(data, self._boxes, self.box_bytes_max)
         except ProtocolError as error:
@@ -200,7 +209,7 @@ class BoxProtocol(Protocol):
         if self._rest or self._half_box is not None:
             self._watch_half_box()
         if self._rest or self._boxes or self._holds:
-            self._waiting_bytes = len(data) + BOX_OVERHEAD * len(self._boxes)
+            self._waiting_bytes = waiting_bytes + len(data)
             if len(self._rest) < LONG_BOX_BYTES:
                 self._report(got_on=consumed > 0)
             else:

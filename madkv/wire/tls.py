@@ -6,7 +6,6 @@ time. Why a connection has not come up is one line: at whoever connects, the fai
 a line in the log.
 """
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from madkv.addresses import Address
 from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import TLS_HANDSHAKE_SECONDS_MAX, TLS_REFUSALS_KEPT, TLS_STRANGERS_MAX
 from madkv.tls import NO_TLS, NODES, TLSFiles, certificate_fault, explain, name_of, names_among, roles_of, shown
+from madkv.wire.admission import FirstLine
 
 _HANDSHAKE_RECORD = 0x16
 """What the first byte of TLS is, and of no box."""
@@ -351,7 +351,7 @@ class _Factory(TLSMemoryBIOFactory):
         self.clock = clock
         self.wanted = wanted
         self.is_client = is_client
-        self._refusals: deque[tuple[str, str]] = deque(maxlen=TLS_REFUSALS_KEPT)
+        self._refusals = FirstLine(clock, self.log, TLS_REFUSALS_KEPT)
         self.strangers: dict[_Transport, None] = {}
         """Those that are not up, in the order in which they came."""
 
@@ -380,9 +380,7 @@ class _Factory(TLSMemoryBIOFactory):
         if self.is_client:
             return  # whoever connects hears of it
         host = str(getattr(peer, "host", peer))
-        if (host, why) not in self._refusals:
-            self._refusals.append((host, why))
-            self.log.info("refused a connection of {host}:{port}: {why}", host=host, port=peer.port, why=why)
+        self._refusals.say((host, why), f"refused a connection of {host}:{peer.port}: {why}")
 
 
 @implementer(IStreamClientEndpoint)
