@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import Interrupted, InvalidArgument, MadKVError, Refused
-from madkv.operate.ask import ask, ask_map, check_files
-from madkv.operate.health import NotSeen
+from madkv.operate.ask import ask, check_files
+from madkv.operate.health import NotSeen, map_of
 from madkv.operate.nodes import Node, parse_node
 from madkv.wire import codec
 
@@ -57,9 +57,7 @@ def _addresses(node: Node, managers: str) -> list[str]:
     """Where the replicas of a node's group are. Raises NotSeen, and MadKVError where there is no such group."""
     if node.partition is None:
         return list(map(show_address, parse_addresses(managers)))
-    partition_map = ask_map(managers)
-    if partition_map is None:
-        raise NotSeen(f"no manager at {managers} has a partition map")
+    partition_map = map_of(managers)
     partitions = len(partition_map.replicas)
     if node.partition >= partitions:
         raise MadKVError(f"there is no group {node.group}: the last one is s{partitions - 1}")
