@@ -65,6 +65,12 @@ def test_attackers_that_reach_nobody_are_told_of() -> None:
             _ = attackers.are_ready
 
 
+def test_no_flood_with_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        flood.main(["tls=yes"])
+    assert "who asks too much here speaks no TLS" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("words", [["rf=1"], ["seconds=0"], ["idle=0"], ["half=1"]])
 def test_a_mistake_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -83,6 +83,15 @@ def test_justw_takes_tls_from_among_the_words(checkout: Path) -> None:
     assert call(checkout, f"{checkout}/justw", *words, MADKV_TLS="/there")[0] == ["/there", *named]
 
 
+def test_justw_without_tls_hands_on_nothing_of_it(checkout: Path) -> None:
+    """Whatever the environment has: a recipe that knows no such word runs without, too."""
+    just = checkout / ".venv" / "bin" / "just"
+    just.write_text('#!/bin/sh\nprintf "%s|" "${MADKV_TLS-none}" "${MADKV_TLS_CA-none}" "$@"\n')
+    words = [f"{checkout}/justw", "p1::server", "tls=no", "a:1"]
+    named = ["--justfile", f"{checkout}/Justfile", "p1::server", "a:1"]
+    assert call(checkout, *words, MADKV_TLS="/there", MADKV_TLS_CA="/ca")[0] == ["none", "none", *named]
+
+
 def test_clients_of_recipes_get_the_certificates_of_the_directory(checkout: Path) -> None:
     python = checkout / ".venv" / "bin" / "python"
     python.write_text('#!/bin/sh\nprintf "%s|" "${MADKV_TLS_CA-none}" "$MADKV_TLS_CERT" "$MADKV_TLS_KEY"\n')

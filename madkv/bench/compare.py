@@ -20,10 +20,11 @@ from madkv.bench.comparison import Record, document, figure_of, shown
 from madkv.bench.comparison_plot import draw
 from madkv.bench.disk import filesystem_of, why_no_disk
 from madkv.bench.machine import machine_facts
-from madkv.bench.systems import BY_NAME, DEFAULTS, System, chosen
+from madkv.bench.systems import BY_NAME, DEFAULTS, System, chosen, why_no_tls
+from madkv.testing import certificates
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import CLIENTS_MAX, interrupt_on_terminate
-from madkv.testing.options import Parser, whole
+from madkv.testing.options import Parser, add_shared, whole
 
 SECONDS, QUICK_SECONDS = 20.0, 2.0
 LOAD_SECONDS, QUICK_LOAD_SECONDS = 60.0, 5.0
@@ -86,7 +87,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("report/compare"), help="where results go (default: %(default)s)"
     )
+    add_shared(parser, "tls")
     options = parser.parse_args(argv)
+    if certificates.are_wanted(options) and (why := why_no_tls(options.systems)):
+        parser.error(why)
     is_quick = options.quick == "yes"
     for name, full, quick in (
         ("repeats", REPEATS, QUICK_REPEATS),

@@ -22,13 +22,16 @@ from madkv.bench.disk import filesystem_of, sync_us, why_no_disk
 from madkv.bench.machine import machine_facts
 from madkv.bench.percentiles import PERCENTILES, name_of
 from madkv.bench.pipelined import IN_FLIGHT_MAX, KINDS, SIZE_MAX
-from madkv.bench.systems import BY_NAME, System, chosen
+from madkv.bench.systems import BY_NAME, System, chosen, why_no_tls
+from madkv.testing import certificates
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser, whole
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.service import ServiceError
 
-SYSTEMS = ["madkv-rf1", *PIPELINED]
+SYSTEM, SYSTEM_WITH_TLS = "madkv-rf3", "madkv-rf3-tls"
+"""Where none is named."""
+SYSTEMS = ["madkv-rf1", SYSTEM_WITH_TLS, *PIPELINED]
 SECONDS, QUICK_SECONDS = 20.0, 2.0
 IN_FLIGHT = [1, 4, 16, 64, 256]
 SIZES, QUICK_SIZES = [100, 1024, 16384, 65536], [1024]
@@ -71,7 +74,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what `quick` stands for is filled in."""
     parser = Parser(prog="./justw bench::load", description=__doc__)
     parser.add_argument("--quick", choices=("yes", "no"), default="no", help="a look, not figures (default: no)")
-    parser.add_argument("--system", choices=SYSTEMS, default="madkv-rf3", help="(default: %(default)s)")
+    parser.add_argument("--system", choices=SYSTEMS, help=f"(default: {SYSTEM}, or {SYSTEM_WITH_TLS})")
+    add_shared(parser, "tls")
     parser.add_argument("--kind", type=kinds, default=list(KINDS), help="write, read, or both (the default)")
     parser.add_argument("--size", type=numbers(1, SIZE_MAX), help=f"bytes of a value (default: {SIZES})")
     parser.add_argument(
@@ -93,6 +97,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("report/load"), help="where results go (default: %(default)s)")
     options = parser.parse_args(argv)
     is_quick = options.quick == "yes"
+    with_tls = certificates.are_wanted(options)
+    options.system = options.system or (SYSTEM_WITH_TLS if with_tls else SYSTEM)
+    if with_tls and (why := why_no_tls([options.system])):
+        parser.error(why)
     if options.seconds is None:
         options.seconds = QUICK_SECONDS if is_quick else SECONDS
     options.size = options.size or (QUICK_SIZES if is_quick else SIZES)

@@ -24,11 +24,12 @@ import attrs
 from madkv.bench.disk import why_no_disk
 from madkv.bench.run import Bench, BenchError
 from madkv.bench.workload import CoreWorkload, read_properties, workload_text
+from madkv.testing import certificates
 from madkv.testing.cluster import Cluster
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.node import twistd
-from madkv.testing.options import Parser, whole
+from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node
 
@@ -128,7 +129,8 @@ class SampledCluster(Cluster):
 
 def sample(root: Path, clock: str, options: argparse.Namespace) -> tuple[int, float, dict[str, Sampled]]:
     """One run: calls while it was sampled, their mean latency in us, and what each process did by its part."""
-    cluster = SampledCluster.local(root, partitions=1, rf=options.rf, managers=min(3, options.rf))
+    tls = certificates.are_wanted(options)
+    cluster = SampledCluster.local(root, partitions=1, rf=options.rf, managers=min(3, options.rf), tls=tls)
     cluster.clock = clock
     core = CoreWorkload(
         {**read_properties(workload_text("a")), "recordcount": str(RECORDS), "operationcount": "10000000"}
@@ -231,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path(tempfile.gettempdir()),
         help="where the servers keep their data meanwhile, on a disk (default: %(default)s)",
     )
+    add_shared(parser, "tls")
     options = parser.parse_args(argv)
     if not (options.clients >= 1 and options.rf >= 1 and options.seconds > 0):
         parser.error("clients, rf and seconds must be more than 0")

@@ -16,6 +16,8 @@ from madkv.testing.cluster import Cluster
 from madkv.testing.shape import Node
 
 RF = "madkv-rf"
+TLS = "-tls"
+"""How the names of systems end that have TLS."""
 SLOWER = 50
 
 
@@ -86,7 +88,7 @@ def _madkv_with_a_slow_disk(root: Path) -> Iterator[Deployment]:
 def _of_madkv(rf: int, managers: int, partitions: int = 1, tls: bool = False) -> System:
     several = rf > 1
     return System(
-        name=f"{RF}{rf}" + (f"-p{partitions}" if partitions > 1 else "") + ("-tls" if tls else ""),
+        name=f"{RF}{rf}" + (f"-p{partitions}" if partitions > 1 else "") + (TLS if tls else ""),
         title=f"MadKV, rf {rf}" + (f", {partitions} partitions" if partitions > 1 else "") + (", TLS" if tls else ""),
         durability=f"LMDB, synced at each commit; on the disks of {f'{rf // 2 + 1} of {rf}' if several else 'the one'}",
         remarks=f"defaults; {partitions} partition{'s' if partitions > 1 else ''}, {managers} "
@@ -195,6 +197,14 @@ SYSTEMS: tuple[System, ...] = (
 
 BY_NAME = {system.name: system for system in SYSTEMS}
 DEFAULTS = [system.name for system in SYSTEMS if system.is_default]
+
+
+def why_no_tls(names: Sequence[str]) -> str | None:
+    """Why there is nothing to measure with TLS among these systems; None when there is."""
+    if any(name.endswith(TLS) for name in names):
+        return None
+    secured = ", ".join(name for name in BY_NAME if name.endswith(TLS))
+    return f"{', '.join(names)}: without TLS; with it there is {secured}"
 
 
 def chosen(names: Sequence[str]) -> tuple[list[System], dict[str, str]]:

@@ -136,14 +136,15 @@ def read_status(text: bytes) -> Status | None:
     return status if all(is_node(name) for name in slots) else None
 
 
-def why_silent(address: str) -> str:
-    """What is wrong with a node that is there, for the end of a line; empty if it just is not there."""
-    try:
-        ask(address, codec.STATUS)
-    except MadKVError as error:
-        return f": {error}"
-    except OSError:
-        pass
+def why_silent(addresses: Iterable[str]) -> str:
+    """What is wrong with the first of these nodes that is there, for the end of a line; empty if none of them is."""
+    for address in addresses:
+        try:
+            ask(address, codec.STATUS)
+        except MadKVError as error:
+            return f": {error}"
+        except OSError:
+            continue
     return ""
 
 

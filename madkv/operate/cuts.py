@@ -10,9 +10,9 @@ from madkv.client.connection import connector
 from madkv.client.router import Router, Tries
 from madkv.errors import Interrupted, MadKVError, ProtocolError, Refused, Rejected, ScanExpired, TLSError
 from madkv.limits import TRY_SECONDS_MAX
-from madkv.operate.ask import ask_map, check_files
+from madkv.operate.ask import check_files
 from madkv.operate.backup_file import Cut
-from madkv.operate.health import NotSeen
+from madkv.operate.health import map_of
 from madkv.ranges import Ownership
 from madkv.wire import codec
 from madkv.wire.boxes import Box, field
@@ -47,9 +47,7 @@ class Groups:
         self._connect = connector(None)
         self._router = Router(None, managers)
         self._notice = notice
-        partition_map = ask_map(managers)
-        if partition_map is None:
-            raise NotSeen(f"no manager at {managers} has a partition map")
+        partition_map = map_of(managers)
         self._router.map = partition_map
         self.cluster, self.epoch, self.count = partition_map.cluster, partition_map.epoch, len(partition_map.replicas)
 

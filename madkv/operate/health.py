@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError
-from madkv.operate.ask import Status, ask_statuses, why_silent
+from madkv.operate.ask import Status, ask_map, ask_statuses, why_silent
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.partitions import PartitionMap
 
@@ -114,6 +114,14 @@ def ailments(statuses: Statuses, partition_map: PartitionMap | None) -> list[str
     return found
 
 
+def map_of(managers: str) -> PartitionMap:
+    """The partition map that one of these managers has. Raises NotSeen."""
+    partition_map = ask_map(managers)
+    if partition_map is None:
+        raise NotSeen(f"no manager at {managers} has a partition map{why_silent(managers.split(','))}")
+    return partition_map
+
+
 def look_by_managers(text: str) -> dict[Node, Status | None]:
     """The nodes of a cluster of which only the managers' addresses are known, separated by commas.
 
@@ -136,7 +144,7 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
     if not managers and strangers:
         raise NotSeen(strangers[0])
     if not managers:
-        raise NotSeen(f"no manager answers at {','.join(known)}{why_silent(known[0])}")
+        raise NotSeen(f"no manager answers at {','.join(known)}{why_silent(known)}")
     # Lists count managers from 0 on; where this one has another order, the silent ones are those that are left.
     free = [number for number in range(len(known)) if Node(None, number) not in managers]
     for number in silent:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError, Refused, shown
 from madkv.operate.ask import ask, ask_in_turn, ask_map, check_files
-from madkv.operate.health import NotSeen
+from madkv.operate.health import NotSeen, map_of
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.wire import codec
 from madkv.wire.boxes import Box
@@ -53,12 +53,11 @@ def _node(name: str, group: str | None) -> Node:
 def _addresses(node: Node, managers: str) -> tuple[list[str], str]:
     """Where the replicas of a node's group are, and of which cluster. Raises NotSeen, and MadKVError where there is no
     such group."""
-    partition_map = ask_map(managers)
     if node.partition is None:
-        # (Managers that have no map yet may have a leader all the same.)
+        # Managers that have no map yet may have a leader all the same.
+        partition_map = ask_map(managers)
         return list(map(show_address, parse_addresses(managers))), partition_map.cluster if partition_map else ""
-    if partition_map is None:
-        raise NotSeen(f"no manager at {managers} has a partition map")
+    partition_map = map_of(managers)
     partitions = len(partition_map.replicas)
     if node.partition >= partitions:
         raise MadKVError(f"there is no group {node.group}: the last one is s{partitions - 1}")

@@ -183,11 +183,19 @@ def take(options: argparse.Namespace) -> None:
 
     Those that the environment has already go first. Raises CertificatesError when there are none.
     """
-    if are_wanted(options) and not any(map(os.environ.get, VARIABLES)):
-        directory = Path(os.environ.get(VARIABLE) or ROOT / DIRECTORY)
-        if not directory.is_dir():
-            raise CertificatesError(f"there are no certificates in {directory}; `./justw tls::make` makes them")
-        os.environ.update(environment(directory))
+    if not are_wanted(options):
+        return
+    directory = Path(os.environ.get(VARIABLE) or ROOT / DIRECTORY)
+    # What a recipe has made of the directory's name is no choice of anybody's.
+    if os.environ.get(VARIABLES[0]) == str(directory / f"{CA}.pem") or not any(map(os.environ.get, VARIABLES)):
+        os.environ.update(environment(there(directory)))
+
+
+def there(directory: Path) -> Path:
+    """A directory of certificates. Raises CertificatesError, which says what to do, when there is none."""
+    if not directory.is_dir():
+        raise CertificatesError(f"there are no certificates in {directory}; `./justw tls::make` makes them")
+    return directory
 
 
 def hosts_of(shape: Shape) -> dict[str, list[str]]:

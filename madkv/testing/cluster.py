@@ -50,13 +50,13 @@ class Cluster:
         """With a `network`, each node is where that has a place for it; else all are on this machine's loopback.
 
         With `tls`, certificates are made when the first node is started; from then on, and until it is left or this
-        process ends, the environment has them for whatever this process calls or starts.
+        process ends, the environment has them for whatever this process calls or starts. Without, it has none then.
         """
         self.shape = shape if network is None else shape.on_hosts(network.host)
         self.root = root
         self._network = network
         self.tls = tls
-        self._environment: dict[str, str | None] = {}  # as it was without the certificates
+        self._environment: dict[str, str | None] = {}  # as it was before, of what this cluster puts into it
         self._processes: dict[Node, psutil.Process] = {}
         """Those that were started and not ended by us, whether they live or not."""
 
@@ -77,8 +77,7 @@ class Cluster:
             state = json.loads((root / STATE).read_text())
             shape = Shape(**{name: _tuple(value) for name, value in state["shape"].items()})
             cluster = cls(shape, root, tls=state.get("tls", False))
-            if cluster.tls:
-                cluster._take_certificates()
+            cluster._take_environment()
             for name, (pid, created) in state["processes"].items():
                 node = cluster.shape.node(name)
                 try:
@@ -125,12 +124,14 @@ class Cluster:
         """Where those of all its nodes, and of its clients, are."""
         return (self.root / certificates.DIRECTORY).absolute()
 
-    def _take_certificates(self) -> None:
-        if not self.certificates.exists():
+    def _take_environment(self) -> None:
+        """Have the certificates of this cluster there, or none: those of another service are of no use with it."""
+        if self.tls and not self.certificates.exists():
             certificates.make(self.certificates, certificates.hosts_of(self.shape), [certificates.USUAL_CLIENT])
         theirs = certificates.environment(self.certificates)
-        self._environment = {name: os.environ.get(name) for name in theirs}
-        os.environ.update(theirs)
+        self._environment = {name: os.environ.pop(name, None) for name in theirs}
+        if self.tls:
+            os.environ.update(theirs)
 
     def log(self, node: Node) -> Path:
         """What it has said, in all its lives."""
@@ -157,8 +158,8 @@ class Cluster:
         """Start it on its directory, as it is; does not wait."""
         assert not self.is_running(node), f"{node} runs already"
         self.root.mkdir(parents=True, exist_ok=True)
-        if self.tls and not self._environment:
-            self._take_certificates()
+        if not self._environment:
+            self._take_environment()
         with self.log(node).open("ab") as log:
             self._processes[node] = psutil.Popen(
                 [

@@ -20,6 +20,7 @@ from typing import IO, Self
 import attrs
 
 from madkv.limits import CONNECTIONS_MAX, FILES_KEPT, MIB, NODE_MEMORY_BYTES
+from madkv.testing import certificates
 from madkv.testing.catchup import Callers, Watch, told
 from madkv.testing.checkout import ROOT
 from madkv.testing.cluster import Cluster, ClusterError, listed
@@ -205,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=whole, default=IDLE, help="idle connections (default: %(default)s)")
     parser.add_argument("--half", type=whole, default=HALF, help="connections with half a box (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, and managers (default: %(default)s)")
-    add_shared(parser, "just", "log", "root")
+    add_shared(parser, "just", "log", "root", "tls")
     options = parser.parse_args(argv)
+    if certificates.are_wanted(options):
+        parser.error("who asks too much here speaks no TLS: tls=no runs it without, whatever the environment has")
     if options.rf < 3 or options.seconds < 1 or options.idle < 1 or options.half < 2:
         parser.error("at least three replicas, a second, an idle connection and two half boxes")
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from madkv.testing.certificates import DIRECTORY, VARIABLE, options_of
+from madkv.testing.certificates import DIRECTORY, VARIABLE, CertificatesError, options_of, there
 from madkv.testing.checkout import ROOT
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.shape import Shape, ShapeError
@@ -31,7 +31,7 @@ def twistd() -> list[str]:
 
 
 def command(project: str, words: Sequence[str]) -> list[str]:
-    """The plugin and its options. Raises ShapeError."""
+    """The plugin and its options. Raises ShapeError and CertificatesError."""
     name, *lists, prefix = words[: WORDS[project]]
     options = [*words[WORDS[project] :]]
     if lists[0].startswith("http="):
@@ -51,12 +51,15 @@ def _for_twistd(option: str) -> list[str]:
 
 
 def with_certificates(node: str, options: Sequence[str]) -> list[str]:
-    """The options of a node, with those of its certificates in the place of `tls=yes`, or where it is not said."""
+    """The options of a node, with those of its certificates in the place of `tls=yes`, or where it is not said.
+
+    Raises CertificatesError when there are none.
+    """
     rest = [option for option in options if option not in ("tls=yes", "tls=no")]
     directory = os.environ.get(VARIABLE) or ("tls=yes" in options and ROOT / DIRECTORY)
     if not directory or "tls=no" in options or any(option.startswith("--tls-ca") for option in rest):
         return rest
-    return [*options_of(Path(directory).absolute(), node), *rest]
+    return [*options_of(there(Path(directory).absolute()), node), *rest]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if project not in WORDS or len(words) < WORDS[project]:
             raise ShapeError("too few words: see `./justw p2` and `./justw p3`")
         options = command(project, words)
-    except ShapeError as error:
+    except (ShapeError, CertificatesError) as error:
         complain(f"madkv service: {error}")
         return 1
     return become(options)

@@ -22,18 +22,18 @@ from madkv.testing.health import report
 from madkv.testing.options import Parser, add_shared, whole
 from madkv.testing.rolling import restart_all
 from madkv.testing.service import ServiceError
-from madkv.testing.shape import Node, Shape, ShapeError
+from madkv.testing.shape import Node, ShapeError
 
 PARTITIONS, REPLICAS, MANAGERS = 2, 3, 3
 """Of a new cluster, where nothing else is said."""
 REPLACED_SECONDS_MAX = 60.0
 
 
-def described(shape: Shape) -> str:
-    """A shape by the options that make it."""
-    return f"partitions={shape.partitions} rf={shape.rf or 0} managers={len(shape.managers)}" + (
-        " http=yes" if shape.http else ""
-    )
+def described(cluster: Cluster) -> str:
+    """A cluster by the options that make it."""
+    shape = cluster.shape
+    more = "".join(f" {name}=yes" for name, has in (("tls", cluster.tls), ("http", shape.http)) if has)
+    return f"partitions={shape.partitions} rf={shape.rf or 0} managers={len(shape.managers)}{more}"
 
 
 def _new(root: Path, options: argparse.Namespace) -> Cluster:
@@ -62,15 +62,16 @@ def _load(root: Path) -> Cluster:
 
 
 def _present(root: Path, options: argparse.Namespace) -> Cluster:
+    tls = "yes" if certificates.are_wanted(options) else options.tls  # before this cluster's own are in the environment
     cluster = Cluster.load(root)
     shape = cluster.shape
     has: dict[str, int | str] = {"partitions": shape.partitions, "rf": shape.rf or 0, "managers": len(shape.managers)}
-    has["tls"] = "yes" if cluster.tls else "no"
     asked = {name: getattr(options, name) for name in has}
+    has["tls"], asked["tls"] = "yes" if cluster.tls else "no", tls
     has["http"], asked["http"] = "yes" if shape.http else "no", options.http
     if wrong := [f"{name}={value}" for name, value in asked.items() if value not in (None, has[name])]:
         raise ClusterError(
-            f"the cluster in {root} has {described(shape)}, for good, and not {' '.join(wrong)}: "
+            f"the cluster in {root} has {described(cluster)}, for good, and not {' '.join(wrong)}: "
             "`./justw cluster::down` removes it, another root= makes another"
         )
     return cluster
@@ -114,7 +115,7 @@ def up(options: argparse.Namespace) -> int:
     began = time.monotonic()
     idle = [node for node in cluster.shape.nodes() if not cluster.is_running(node)]
     if not is_new:
-        print(f"the cluster is there already: {described(cluster.shape)}; ", end="")
+        print(f"the cluster is there already: {described(cluster)}; ", end="")
         print(f"started again: {listed(idle)}" if idle else "all of it runs", flush=True)
     started: list[Node] = []
     try:

@@ -10,7 +10,7 @@ from madkv.errors import MadKVError
 from madkv.operate.ask import ask_map
 from madkv.operate.transfer import hand_to
 from madkv.partitions import PartitionMap
-from madkv.testing import fuzz
+from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.history import Operation
@@ -87,7 +87,8 @@ def longest(history: Sequence[Operation]) -> tuple[float, str]:
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """The whole of it; whether all answers were right, and none took long."""
-    cluster = Cluster.local(root, options.partitions, options.rf, options.managers)
+    tls = certificates.are_wanted(options)
+    cluster = Cluster.local(root, options.partitions, options.rf, options.managers, tls)
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}; each node is restarted once")
     with cluster:
         address = ["--module", "p3", "--just", options.just, "--address", cluster.address]
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
     parser = Parser(prog="rolling", description=__doc__)
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
-    add_shared(parser, "just", "log", "partitions", "rf", "managers")
+    add_shared(parser, "just", "log", "partitions", "rf", "managers", "tls")
     options = parser.parse_args(argv)
     if options.rf < 3 or options.managers < 3:
         parser.error("rf= and managers= must be 3 or more: a group of one cannot do without its node")

@@ -168,6 +168,7 @@ def test_compare_fills_in_what_quick_stands_for(tmp_path: Path) -> None:
         ("repeats=-1", "repeats must be more than 0"),
         ("clients=101", "clients must be 1 to 100"),
         ("data=/nowhere", "/nowhere is no directory"),
+        ("tls=yes", "redis, floor: without TLS; with it there is madkv-rf3-tls"),
     ],
 )
 def test_compare_refuses_in_one_line(word: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,6 +185,7 @@ def test_load_fills_in_what_is_not_said() -> None:
     rated = load.parse_arguments([f"data={ROOT}", "rate=100,200", "kind=read", "size=5", "quick=yes"])
     assert (rated.in_flight, rated.size, rated.rate, rated.kind) == ([256], [5], [100, 200], ["read"])
     assert rated.seconds == 2
+    assert load.parse_arguments([f"data={ROOT}", "tls=yes"]).system == "madkv-rf3-tls"
 
 
 @pytest.mark.parametrize(
@@ -195,11 +197,12 @@ def test_load_fills_in_what_is_not_said() -> None:
         ("rate=x", "'x' is not a whole number"),
         ("system=redis", "invalid choice: 'redis'"),
         ("seconds=0", "seconds must be more than 0"),
+        ("tls=yes system=madkv-rf1", "madkv-rf1: without TLS; with it there is madkv-rf3-tls"),
     ],
 )
 def test_load_refuses_in_one_line(word: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        load.parse_arguments([f"data={ROOT}", word])
+        load.parse_arguments([f"data={ROOT}", *word.split()])
     assert complaint in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from madkv.operate.ask import ask_status
-from madkv.testing import certificates
+from madkv.testing import certificates, node
 from madkv.testing.cluster import STATE, Cluster
 from madkv.testing.node import command, with_certificates
 from madkv.tls import VARIABLES
@@ -57,7 +57,7 @@ def test_a_cluster_from_up_to_down(tmp_path: Path) -> None:
         status = operate("status", f"root={root}")
         assert (status.returncode, "unwell" in status.stdout) == (0, False)
         other = operate("up", f"root={root}", "tls=no")
-        assert other.returncode == 1 and "and not tls=no" in other.stderr
+        assert other.returncode == 1 and "managers=1 tls=yes, for good, and not tls=no" in other.stderr
         with line_client(tmp_path, "--managers", address, *certificates.options_of(root / "tls", "client")) as client:
             assert client.wait() == 0
             assert client.lines["stdout"] == ["GET key null"]
@@ -82,6 +82,7 @@ def test_a_cluster_takes_its_certificates_out_of_the_environment_again(tmp_path:
         ("testcase", ["1", "--module", "p2"]),
         ("crashfuzz", ["p2", "2", "ops=300"]),
         ("chaos", ["seconds=3", "partitions=1", "rf=3", "managers=1", "network=no"]),
+        ("rolling", ["partitions=1", "clients=2"]),
     ],
 )
 def test_tools_with_clusters_of_their_own(tmp_path: Path, tool: str, words: list[str]) -> None:
@@ -112,12 +113,42 @@ def test_a_service_without_certificates_is_one_line(tmp_path: Path, monkeypatch:
     assert (done.returncode, done.stderr) == (1, f"madkv bench: {line}\n")
 
 
-def test_nodes_get_certificates_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [["run", "s0", "madkv-server"], ["p2", "m", "a:1", "a:2", "backer"]])
+def test_a_node_without_certificates_is_one_line(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "madkv.testing.node", *words],
+        cwd=ROOT,
+        env={**os.environ, "MADKV_TLS": str(tmp_path / "nowhere")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    line = f"there are no certificates in {tmp_path}/nowhere; `./justw tls::make` makes them"
+    assert (done.returncode, done.stderr) == (1, f"madkv service: {line}\n")
+
+
+def test_a_cluster_that_is_there_without_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for one with TLS, as `./justw` hands it on, is not left to believe in it."""
+    root = tmp_path / "cluster"
+    assert operate("up", f"root={root}", "partitions=1", "rf=0").returncode == 0
+    try:
+        monkeypatch.setenv(certificates.VARIABLE, str(tmp_path / "tls"))
+        other = operate("up", f"root={root}")
+        assert other.returncode == 1 and "managers=1, for good, and not tls=yes" in other.stderr
+    finally:
+        assert operate("down", f"root={root}").returncode == 0
+
+
+def test_nodes_get_certificates_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_certificates("s0.1", ["--splits=g"]) == ["--splits=g"]
-    named = certificates.options_of(ROOT / "tls", "s0.1")
+    (tmp_path / "tls").mkdir()
+    monkeypatch.setattr(node, "ROOT", tmp_path)
+    named = certificates.options_of(tmp_path / "tls", "s0.1")
     assert with_certificates("s0.1", ["--splits=g", "tls=yes"]) == [*named, "--splits=g"]
-    monkeypatch.setenv("MADKV_TLS", "/elsewhere")
-    elsewhere = certificates.options_of(Path("/elsewhere"), "m")
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    monkeypatch.setenv("MADKV_TLS", str(directory))
+    elsewhere = certificates.options_of(directory, "m")
     assert with_certificates("m", []) == elsewhere
     assert with_certificates("m", ["tls=no"]) == []
     assert with_certificates("m", ["--tls-ca=x"]) == ["--tls-ca=x"]

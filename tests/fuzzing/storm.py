@@ -20,8 +20,9 @@ from statistics import median
 import psutil
 
 from madkv.client.blocking import BlockingClient
+from madkv.testing import certificates
 from madkv.testing.cluster import Cluster
-from madkv.testing.options import Parser, add_seed, whole
+from madkv.testing.options import Parser, add_seed, add_shared, whole
 from tests.processes import ROOT, ServerProcess
 
 CALL_SECONDS_MAX = 5.0
@@ -143,20 +144,25 @@ def judge_log(text: str) -> None:
         harmed_if(at >= 0, f"the log says: {text[at - 300 : at + 2000]}")
 
 
-def at_a_server(seconds: int, seed: int) -> str:
-    """The line for a single server. Raises Harmed."""
+def at_a_server(seconds: int, seed: int, tls: Path | None = None) -> str:
+    """The line for a single server, with TLS by the certificates in `tls`. Raises Harmed."""
     notices: list[str] = []
-    with ServerProcess() as server, BlockingClient(server.address, notice=notices.append) as client:
+    words = [] if tls is None else certificates.options_of(tls, certificates.SOLO)
+    theirs = None if tls is None else certificates.files(tls, certificates.USUAL_CLIENT)
+    with (
+        ServerProcess(*words) as server,
+        BlockingClient(server.address, notice=notices.append, tls=theirs) as client,
+    ):
         line = storm(client, notices, [f"client={server.address}"], [server.pid], seconds, seed)
         judge_log(server.output)
     harmed_if(bool(notices), f"the client was told: {notices}")
     return line
 
 
-def at_a_cluster(root: Path, seconds: int, seed: int, *, managers: int = 3) -> str:
+def at_a_cluster(root: Path, seconds: int, seed: int, *, managers: int = 3, tls: bool = False) -> str:
     """The line for a cluster. Raises Harmed."""
     notices: list[str] = []
-    with Cluster.local(root, partitions=1, rf=3, managers=managers) as cluster:
+    with Cluster.local(root, partitions=1, rf=3, managers=managers, tls=tls) as cluster:
         shape = cluster.shape
         doors = [
             *(f"client={address}" for address in shape.servers),
@@ -178,14 +184,20 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="fuzz::processes", description="garbage at every port of real processes")
     parser.add_argument("--seconds", type=whole, default=60, help="for each of two (default: %(default)s)")
     add_seed(parser, "of what is said (default: another one each time)")
+    add_shared(parser, "tls")
     given = parser.parse_args(argv)
     if given.seconds < 1:
         parser.error("--seconds is at least 1")
     print(f"seed {given.seed}", flush=True)
+    with_tls = certificates.are_wanted(given)
     try:
-        print(f"a server: {at_a_server(given.seconds, given.seed)}", flush=True)
         with tempfile.TemporaryDirectory(prefix="madkv-fuzz-") as name:
-            print(f"a cluster: {at_a_cluster(Path(name), given.seconds, given.seed)}", flush=True)
+            tls = Path(name, certificates.DIRECTORY) if with_tls else None
+            if tls is not None:
+                certificates.make(tls, {certificates.SOLO: ["127.0.0.1"]}, [certificates.USUAL_CLIENT])
+            print(f"a server: {at_a_server(given.seconds, given.seed, tls)}", flush=True)
+            cluster = Path(name, "cluster")
+            print(f"a cluster: {at_a_cluster(cluster, given.seconds, given.seed, tls=with_tls)}", flush=True)
     except Harmed as harm:
         print(f"HARMED: {harm}", flush=True)
         return 1

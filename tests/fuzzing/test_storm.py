@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from madkv.testing import certificates
 from tests.fuzzing.storm import Harmed, at_a_cluster, at_a_server, judge_log
 
 SECONDS = 4
@@ -11,6 +12,11 @@ SECONDS = 4
 
 def test_a_server() -> None:
     at_a_server(SECONDS, seed=1)
+
+
+def test_a_server_with_tls(tmp_path: Path) -> None:
+    certificates.make(tmp_path / "tls", {certificates.SOLO: ["127.0.0.1"]}, [certificates.USUAL_CLIENT])
+    at_a_server(SECONDS, seed=1, tls=tmp_path / "tls")
 
 
 def test_a_cluster(tmp_path: Path) -> None:
