@@ -32,11 +32,13 @@ GROUP = "s0"
 FAILED = 1
 """The exit status of a node whose disk failed."""
 CHECK_SECONDS_MAX = 60.0
-READS_PER_LEADER = 40
-"""Sent into each leader that is stopped."""
+CONNECTIONS, READS = 4, 10
+"""Connections to each leader that is stopped, and the reads that are sent on each."""
 READERS_FIRST = 1000
 """Their number in the history, well above that of the clients."""
 HOUR_SECONDS = 3600
+HOLD_SECONDS = 2.5
+"""How long clocks are left wrong, and watched when they are right again: time for two elections."""
 SLACK_SECONDS = 600
 """How far a clock that is an hour wrong may be from that, in the log."""
 STEADY_SECONDS = 0.25
@@ -56,7 +58,7 @@ class Stage:
     disks: dict[Node, SmallDisk]
     mischief: Mischief
     seconds: float
-    """How long leaders are stopped, and clocks wrong."""
+    """How long leaders are stopped."""
 
 
 # --- Disks ------------------------------------------------------------------------------------------------------------
@@ -179,15 +181,16 @@ def frozen(stage: Stage) -> None:
     leaders = [mischief.leader(group) for group in groups]
     partition_map = cluster.partition_map()
     with ExitStack() as stack:
-        reads = []
-        for number, leader in enumerate(leaders):
-            theirs = [key for key in mischief.run.keys if partition_map.partition_of(key) == leader.partition]
-            keys = [theirs[place % len(theirs)] for place in range(READS_PER_LEADER)]
-            address, first = cluster.shape.address(leader), READERS_FIRST + number * READS_PER_LEADER
+        reads: list[FrozenReads] = []
+        for leader in leaders * CONNECTIONS:
+            keys = [key for key in mischief.run.keys if partition_map.partition_of(key) == leader.partition]
+            address, first = cluster.shape.address(leader), READERS_FIRST + len(reads) * READS
             reads.append(stack.enter_context(FrozenReads(address, keys, first)))
 
         def strike() -> None:
-            for leader in leaders:
+            for number, leader in enumerate(leaders):
+                for each in reads[number :: len(leaders)]:
+                    each.send()
                 cluster.pause(leader)
                 stack.callback(cluster.resume, leader)  # also when it comes to nothing
 
@@ -198,8 +201,8 @@ def frozen(stage: Stage) -> None:
             if set(others) & set(leaders):
                 raise ClusterError("one that is stopped is said to lead")
             mischief.let_them_call()
-            pause = max(LOOK_SECONDS, (thaws - time.monotonic()) / READS_PER_LEADER)
-            while any(each.sent < READS_PER_LEADER for each in reads):
+            pause = max(LOOK_SECONDS, (thaws - time.monotonic()) / READS)
+            for _ in range(1, READS):
                 for each in reads:
                     each.send()
                 mischief.wait(pause)
@@ -250,12 +253,21 @@ class Pulse(threading.Thread):
 
 
 def clock(stage: Stage) -> None:
-    """Clocks on the wall are set an hour forward and back: everybody's, then that of one leader alone."""
-    cluster = stage.cluster
-    stage.mischief.wait_until(cluster.catching_up(cluster.shape.nodes()), "the whole cluster")
+    """Clocks on the wall are set an hour forward and back: those of leaders, then all; then a leader is killed."""
+    mischief, cluster = stage.mischief, stage.cluster
+    mischief.wait_until(cluster.catching_up(cluster.shape.nodes()), "the whole cluster")
+    # The managers' group matters most: nothing is asked of it, and it lives by timers alone.
+    leaders = [mischief.leader(group) for group in cluster.shape.groups]
+    _set_clocks(stage, [*map(str, leaders)], f"the clocks of {listed(leaders)} alone, which lead")
     _set_clocks(stage, [*map(str, cluster.shape.nodes()), CLIENTS], "all clocks")
-    leader = stage.mischief.leader(GROUP)
-    _set_clocks(stage, [str(leader)], f"the clock of {leader} alone, which leads")
+    # Had all timers stopped, there would be no election until now, nor ever.
+    leader = mischief.leader(GROUP)
+
+    def start_again() -> None:
+        mischief.tell(f"{mischief.leader(GROUP)} leads")
+        cluster.start(leader)
+
+    mischief.fault("killed after clocks were set", [leader], lambda: cluster.kill(leader), start_again)
 
 
 def _set_clocks(stage: Stage, names: list[str], what: str) -> None:
@@ -275,15 +287,14 @@ def _set_clocks(stage: Stage, names: list[str], what: str) -> None:
 def _set_once(stage: Stage, names: list[str], what: str) -> tuple[bool, bool]:
     """Whether the machine was steady meanwhile, and whether there was an election or a slow call."""
     mischief, cluster = stage.mischief, stage.cluster
-    hold = stage.seconds / 4
     before, calls = _terms(stage), len(mischief.run.history)
     with Pulse() as pulse:
         mischief.tell(f"{what}: an hour forward")
         with _clocks(cluster, names):
-            mischief.wait(hold)
+            mischief.wait(HOLD_SECONDS)
             _see_the_clock(stage, next(node for node in cluster.shape.nodes(GROUP) if str(node) in names))
         mischief.tell(f"{what}: an hour back")
-        mischief.wait(hold)
+        mischief.wait(HOLD_SECONDS)
         mischief.let_them_call()
     after = _terms(stage)
     elected = [f"{node} {before[node]} to {after[node]}" for node in before if before[node] != after[node]]

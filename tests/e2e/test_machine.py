@@ -3,6 +3,7 @@ stopped, clocks that are set. One run of the tool does it all, and each test loo
 """
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ SECONDS_MAX = 600
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.CompletedProcess[str]]:
     directory = tmp_path_factory.mktemp("machine")
-    words = ["managers=1", "clients=3", "seconds=3", "--just", just_script(directory, "nothing")]
+    words = ["clients=3", "seconds=3", "--just", just_script(directory, "nothing")]
     yield subprocess.run(
         [sys.executable, "-m", "madkv.testing.machine", *words],
         cwd=ROOT,
@@ -100,20 +101,28 @@ def test_leaders_that_stand_still(done: subprocess.CompletedProcess[str]) -> Non
 def test_clocks_that_are_set(done: subprocess.CompletedProcess[str]) -> None:
     said = case(done, "clock")
     assert said.count("terms: none changed") >= 2
-    assert re.search(r"the clock of s0\.\d alone, which leads: an hour back", said)
+    assert re.search(r"killed after clocks were set: (s0\.\d)\n.*\] s0\.\d leads\n.*\] over after .* \1\n", said)
+    assert re.search(r"the clocks of m\.\d, s0\.\d, s1\.\d alone, which lead: an hour back", said)
 
 
 def test_reads_of_a_server_that_stands_still() -> None:
-    """Those that were sent are answered or refused; of those that were not sent nothing is said."""
+    """Each is answered or refused when it goes on, or not at all when it does not."""
     with ServerProcess() as server:
-        keys = [b"frozen", b"x" * (KEY_BYTES_MAX + 1), b"frozen"]
-        with FrozenReads(server.address, keys, 7) as reads:
-            reads.send()
-            reads.send()
-            (answer,) = reads.answers()
-    assert (answer.client, answer.kind, answer.key, answer.result) == (7, "GET", b"frozen", None)
-    assert answer.returned_ns is not None and answer.called_ns < answer.returned_ns
-    assert reads.sent == 2 and dict(reads.refused) == {"InvalidArgument": 1}
+        keys = [b"frozen", b"x" * (KEY_BYTES_MAX + 1)]
+        with FrozenReads(server.address, keys, 7) as reads, FrozenReads(server.address, keys, 70) as others:
+            server.signal(signal.SIGSTOP)
+            for _ in range(3):
+                reads.send()
+            others.send()
+            server.signal(signal.SIGCONT)
+            answers = reads.answers()
+            assert len(others.answers()) == 1
+            others.send()
+            server.signal(signal.SIGKILL)
+            assert others.answers() == []
+    assert [(each.client, each.key, each.result) for each in answers] == [(7, b"frozen", None), (9, b"frozen", None)]
+    assert all(each.returned_ns is not None and each.called_ns < each.returned_ns for each in answers)
+    assert reads.sent == 3 and dict(reads.refused) == {"InvalidArgument": 1}
 
 
 @pytest.mark.parametrize("word", ["cases=", "cases=full,none", "rf=1", "seconds=1", "clients=0"])
