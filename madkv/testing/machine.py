@@ -3,19 +3,18 @@ are stopped, clocks that are wrong. Every answer is judged, and so is how nodes 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from madkv.testing import disk, fuzz
+from madkv.testing import certificates, disk, fuzz
 from madkv.testing.chaos import all_end, table
 from madkv.testing.cluster import listed
 from madkv.testing.disk import SmallDisk
 from madkv.testing.ending import run_tool
 from madkv.testing.machine_cases import CASES, GROUP, NEED_DISKS, NEED_PRELOADING, Stage, Undecided
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import Parser, add_seed, add_shared, whole, words
+from madkv.testing.options import Parser, add_seed, add_shared, whole
 from madkv.testing.preload import NoCompiler
 from madkv.testing.rigged import RiggedCluster
 from madkv.testing.shape import Node
@@ -98,9 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=whole, default=10, help="how long leaders are stopped (default: %(default)s)")
     parser.add_argument("--clients", type=whole, default=4, help="default: %(default)s")
-    add_shared(parser, "partitions", "rf", "managers", "just", "log", "root")
+    add_shared(parser, "partitions", "rf", "managers", "just", "log", "root", "tls")
     add_seed(parser, "makes the same calls again (default: others each time)")
-    options = parser.parse_args(words(sys.argv[1:] if argv is None else argv))
+    options = parser.parse_args(argv)
+    if certificates.are_wanted(options):
+        parser.error(
+            "who asks a stopped leader here speaks no TLS: tls=no runs it without, whatever the environment has"
+        )
     if options.rf < 3 or options.seconds < 2 or options.clients < 1:
         parser.error("at least three replicas, two seconds and a client")
     options.left_out = {}

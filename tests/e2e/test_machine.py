@@ -125,7 +125,7 @@ def test_reads_of_a_server_that_stands_still() -> None:
     assert reads.sent == 3 and dict(reads.refused) == {"InvalidArgument": 1}
 
 
-@pytest.mark.parametrize("word", ["cases=", "cases=full,none", "rf=1", "seconds=1", "clients=0"])
+@pytest.mark.parametrize("word", ["cases=", "cases=full,none", "rf=1", "seconds=1", "clients=0", "tls=yes"])
 def test_what_cannot_be_starts_nothing(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         machine.main([word])
