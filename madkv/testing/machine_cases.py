@@ -201,7 +201,7 @@ def frozen(stage: Stage) -> None:
             if set(others) & set(leaders):
                 raise ClusterError("one that is stopped is said to lead")
             mischief.let_them_call()
-            pause = max(LOOK_SECONDS, (thaws - time.monotonic()) / READS)
+            pause = max(LOOK_SECONDS, (thaws - time.monotonic()) / (READS - 1))
             for _ in range(1, READS):
                 for each in reads:
                     each.send()
