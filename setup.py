@@ -59,7 +59,12 @@ setup(
         "madkv.wire",
         "twisted.plugins",
     ],
-    package_data={"madkv": ["py.typed"], "madkv.bench": ["workloads/*"], "madkv.monitor": ["page/*"]},
+    package_data={
+        "madkv": ["py.typed"],
+        "madkv.bench": ["workloads/*"],
+        "madkv.monitor": ["page/*"],
+        "madkv.testing": ["*.c"],
+    },
     install_requires=[
         "attrs>=23.2,<27",
         "cryptography>=43,<51",

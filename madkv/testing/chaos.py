@@ -206,7 +206,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
             mischief = Mischief(cluster, lambda mischief, ends=round_ends: chaos.until(ends, mischief), out.say)  # type: ignore[misc]
             passed = fuzz.fuzz(_fuzz_options(options, cluster.address), out, mischief.beside)
             done += [_with_pauses(fault, partition_map, mischief) for fault in mischief.faults]
-        passed = _all_end(cluster, out) and passed
+        passed = all_end(cluster, out) and passed
     out.say("")
     for line in table(done):
         out.say(line)
@@ -217,7 +217,7 @@ def _with_pauses(fault: Fault, partition_map: PartitionMap, mischief: Mischief) 
     return fault, *pauses(fault, partition_map, mischief.run.history)
 
 
-def _all_end(cluster: Cluster, out: Transcript) -> bool:
+def all_end(cluster: Cluster, out: Transcript) -> bool:
     """End the cluster; whether nothing had ended by itself, and everything ended in good order."""
     fallen = cluster.fallen()
     for node in fallen:

@@ -73,6 +73,11 @@ class Run:
         self.broken = ""
         """Set from beside: why the run cannot go on."""
 
+    @property
+    def keys(self) -> list[bytes]:
+        """All that the clients may write."""
+        return self._plan.keys
+
     def ready(self) -> None:
         """Wait until every client has answered once, so that they all start together."""
         count = len(self._fleet.clients)

@@ -118,6 +118,23 @@ class Mischief(AbstractContextManager["Mischief"]):
         while len(self.run.history) < count:
             self.wait(LOOK_SECONDS)
 
+    def let_them_call(self) -> None:
+        """Let the clients have CALLS_AFTER_FAULT more answers."""
+        self.wait_for_calls(len(self.run.history) + CALLS_AFTER_FAULT)
+
+    def wait_for_end(self, node: Node) -> int:
+        """Wait until a node has ended by itself, as it should; its exit status. Raises ClusterError if it does not."""
+        process = self.cluster.process(node)
+        deadline = time.monotonic() + RECOVER_SECONDS_MAX
+        while self.cluster.is_running(node):
+            if self._over.wait(LOOK_SECONDS):
+                raise _Over
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{node} goes on, and was to end:\n{self.cluster.last_words(node)}")
+        status = process.wait()
+        self.cluster.kill(node)  # from now on it is one that was ended
+        return int(status)
+
     def leader(self, group: str) -> Node:
         """Who leads a group; waits until somebody does."""
         found: list[Node] = []
@@ -147,7 +164,7 @@ class Mischief(AbstractContextManager["Mischief"]):
         self.faults.append(Fault(what, tuple(nodes), began_ns, healed_ns, recovered_ns))
         self.tell(f"over after {(recovered_ns - began_ns) / 1e9:.2f} s: {named}")
         # So that how long the clients take to go on is this fault's, and not the next one's too.
-        self.wait_for_calls(len(self.run.history) + CALLS_AFTER_FAULT)
+        self.let_them_call()
 
 
 def pauses(fault: Fault, partition_map: PartitionMap, history: Iterable[Operation]) -> tuple[float, float]:

@@ -5,12 +5,11 @@ node gets a namespace with one cable to it (a veth pair). All of it goes when th
 loses packets without a word to either side, as a switch does that has lost its power.
 """
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 
+from madkv.testing import namespace
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node
 
@@ -31,17 +30,13 @@ def is_possible() -> bool:
 
 def is_entered() -> bool:
     """Whether this program is in a network namespace of its own."""
-    return MARK in os.environ
+    return namespace.is_entered(MARK)
 
 
 def enter() -> None:
     """Become the same program in a network namespace of its own; returns in there, and at once when it is there."""
-    if is_entered():
-        return
-    prepare = f'mkdir -p {NAMESPACES} && mount -t tmpfs none {NAMESPACES} && ip link set lo up && exec "$0" "$@"'
-    os.environ[MARK] = "entered"
-    words = ["unshare", "--net", "--mount", "sh", "-c", prepare, *sys.orig_argv]
-    os.execvp(words[0], words)
+    prepare = f"mkdir -p {NAMESPACES} && mount -t tmpfs none {NAMESPACES} && ip link set lo up"
+    namespace.enter(MARK, ["--net", "--mount"], prepare)
 
 
 class Network:

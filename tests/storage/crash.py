@@ -26,8 +26,9 @@ from madkv.storage.check import check_data, check_files
 from madkv.storage.directory import DATA_FILE, IDENTITY_FILE
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.options import Parser, whole
+from madkv.testing.preload import NoCompiler
 from tests.processes import ROOT
-from tests.storage.recording import RECORDING_VARIABLE, Disk, NoCompiler, build, environment, events, write_image
+from tests.storage.recording import RECORDING_VARIABLE, Disk, build, environment, events, write_image
 from tests.storage.workload import Facts, Workload, differences, facts, take
 from tests.storage.writer import open_store
 

@@ -7,15 +7,14 @@ what is in force lies in one). The file's length may be the synced one or any si
 """
 
 import os
-import shutil
 import struct
-import subprocess
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from random import Random
 
 import attrs
+
+from madkv.testing import preload
 
 RECORDING_VARIABLE = "MADKV_RECORDING"
 PAGE_BYTES = 4096
@@ -25,27 +24,9 @@ _ACKNOWLEDGED = b"a"
 _SOURCE = Path(__file__).with_name("recorder.c")
 
 
-class NoCompiler(Exception):
-    """The recorder cannot be built here."""
-
-
-@cache
-def compiler() -> str | None:
-    """The C compiler of this machine, None where there is none."""
-    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-
-
 def build(directory: Path) -> Path:
     """Build the recorder into a directory. Raises NoCompiler."""
-    command = compiler()
-    if command is None:
-        raise NoCompiler("no C compiler (cc, gcc or clang) found: the recorder of writes cannot be built")
-    library = directory / "recorder.so"
-    options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    done = subprocess.run([command, *options, "-o", str(library), str(_SOURCE)], capture_output=True, text=True)
-    if done.returncode:
-        raise NoCompiler(f"{command} cannot build the recorder of writes: {done.stderr.strip().splitlines()[-1]}")
-    return library
+    return preload.build(_SOURCE, directory)
 
 
 def environment(library: Path, data_file: Path, **more: str) -> dict[str, str]:

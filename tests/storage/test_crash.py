@@ -12,9 +12,10 @@ import pytest
 from madkv.storage.batch import Batch
 from madkv.storage.directory import DATA_FILE
 from madkv.storage.twin import TwinDisk, TwinStorage
+from madkv.testing.preload import NoCompiler
 from tests.storage import crash, kill
 from tests.storage.crash import Expected, Lost, check_images, record
-from tests.storage.recording import Disk, Event, NoCompiler, build, events
+from tests.storage.recording import Disk, Event, build, events
 from tests.storage.workload import FIRST_CONFIGURATION, Piece, Workload, differences, facts, take
 from tests.storage.writer import MISTAKE_VARIABLE
 
@@ -92,12 +93,9 @@ def test_no_mapped_writes_go_unseen() -> None:
 
 
 def test_without_a_compiler_the_command_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    with mock.patch("tests.storage.recording.compiler", lambda: None), mock.patch("sys.argv", ["crash", "1"]):
+    with mock.patch("madkv.testing.preload.compiler", lambda: None), mock.patch("sys.argv", ["crash", "1"]):
         assert crash.main() == 1
-    assert (
-        capfd.readouterr().err
-        == "madkv: no C compiler (cc, gcc or clang) found: the recorder of writes cannot be built\n"
-    )
+    assert capfd.readouterr().err == "madkv: no C compiler (cc, gcc or clang) found: recorder.c cannot be built\n"
 
 
 def test_a_killed_writer_leaves_what_it_acknowledged() -> None:
