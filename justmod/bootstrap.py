@@ -11,12 +11,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 OLDEST = (3, 11)
 NEWEST = (3, 13)
 LOG_LINES_SHOWN = 15
+SAY_SECONDS = 10
+SAY_CHARACTERS_MAX = 50
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
@@ -106,8 +109,14 @@ def run(words: list[str], lock: int) -> None:
         process = subprocess.Popen(
             words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=[lock]
         )
+        began = time.monotonic()
+        status = None
         try:
-            status = process.wait()
+            while status is None:
+                try:
+                    status = process.wait(SAY_SECONDS)
+                except subprocess.TimeoutExpired:
+                    say(f"after {time.monotonic() - began:.0f} s: {doing()}")
         except BaseException:
             process.terminate()
             process.wait()
@@ -116,6 +125,13 @@ def run(words: list[str], lock: int) -> None:
         for line in LOG.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]:
             print(f"  {line}", file=sys.stderr)
         give_up(f"the installation failed (all of it: {LOG}). Is there a way to a package index? Then try again.")
+
+
+def doing() -> str:
+    """What the step has begun last, for people who wait."""
+    lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines()]
+    begun = next((line for line in reversed(lines) if line[:1].isalpha()), "at work")  # and no bar of progress
+    return begun if len(begun) <= SAY_CHARACTERS_MAX else begun[:SAY_CHARACTERS_MAX] + "…"
 
 
 def checkout_is_seen() -> bool:
@@ -152,7 +168,7 @@ def install(lock: int) -> None:
         say(f"making .venv with {interpreter.name} …")
         empty_venv()
         run([interpreter.path, "-I", "-m", "venv", str(VENV)], lock)
-    say("installing MadKV and what it needs (half a minute or so) …")
+    say("installing MadKV and what it needs (half a minute, or two on a slow machine) …")
     editable = ["--config-settings", "editable_mode=compat", "-e", ".[dev]"]
     run([PYTHON, "-I", "-m", "pip", "install", *editable], lock)
     if not checkout_is_seen():

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, what: str, more: str = "", epilog: str | None = None) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=what, description=f"{what.capitalize()}.{more}", epilog=epilog)
+        return commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.{more}", epilog=epilog)
 
     def add_managers(command: argparse.ArgumentParser, which: str = "") -> None:
         command.add_argument("--managers", required=True, metavar="A,B,C", help=f"HOST:PORT of each manager{which}")

@@ -7,7 +7,6 @@ tests/simulation and tests/storage have. Names are chosen by parts of them; `raf
 one is caught by nothing, or no longer fits the code.
 """
 
-import argparse
 import os
 import queue
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from madkv.testing.options import Parser
 from madkv.testing.transcript import Progress
 from tests.mutation import CheckBroken, Mistake, MistakeList, Verdict, copy_project, search, tests
 from tests.raft.mistakes import MUTATIONS as RAFT
@@ -192,7 +192,7 @@ def judged(chosen: Iterable[Entry], progress: Progress) -> Iterator[Verdict]:
 
 def main() -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="./justw sim::mutations", description=__doc__.splitlines()[0])
+    parser = Parser(prog="./justw sim::mutations", description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="all mistakes of the lists, not only the required ones")
     parser.add_argument("part", nargs="*", help="only mistakes with one of these in their names")
     options = parser.parse_args()

@@ -120,7 +120,7 @@ def test_a_page_whose_reading_ends_the_process(store: Path) -> None:
 
 def test_what_is_no_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} is empty: it is no node's directory"
-    assert refusal(tmp_path / "none") == f"there is no directory {tmp_path}/none"
+    assert refusal(tmp_path / "none") == f"there is no {tmp_path}/none"
     (tmp_path / "file").write_text("")
     assert refusal(tmp_path / "file") == f"{tmp_path}/file is no backup of MadKV"
 

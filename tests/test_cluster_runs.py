@@ -52,8 +52,7 @@ def test_right_clients_pass(tmp_path: Path, module: str, number: int) -> None:
 
 def test_a_testcase_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run("testcase", tmp_path, "nothing", "2", "--module", "p2")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("p2 has testcases 1 to 1")
+    assert (done.returncode, done.stderr) == (2, "testcase: error: p2 has testcases 1 to 1 (see --help)\n")
 
 
 def test_every_node_is_restarted_and_clients_do_not_notice(tmp_path: Path) -> None:
@@ -110,13 +109,15 @@ def test_an_interrupted_run_ends_what_it_started(tmp_path: Path) -> None:
 def test_a_cluster_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     for words, why in (
         (("p2", "2", "3"), "1 to 2"),
-        (("p3", "4"), "server_rf: 4 is none of"),
+        (("p3", "4"), "rf: 4 is none of"),
         (("p2", "2", "s7"), "no s7"),
+        (("p2", "51"), "1 to 50"),
+        (("p3", "3"), "2 servers cannot be killed here, but 1 to 1"),
+        (("p3", "3", "1", "sheep=3"), "unrecognized arguments: sheep=3"),
     ):
         done = run("crashfuzz", tmp_path, "nothing", *words)
-        assert done.returncode == 1
-        assert why in done.stdout
-        assert done.stdout.splitlines()[-1] == "Fuzz testing result: FAILED"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_little_chaos_passes(tmp_path: Path) -> None:

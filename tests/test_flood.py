@@ -75,8 +75,5 @@ def test_no_flood_with_tls(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         flood.main(words)
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .endswith("at least three replicas, a second, an idle connection and two half boxes")
-    )
+    why = "at least three replicas, a second, an idle connection and two half boxes"
+    assert capsys.readouterr().err == f"./justw chaos::flood: error: {why} (see --help)\n"

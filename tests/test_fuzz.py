@@ -212,7 +212,7 @@ def test_arguments_that_make_no_sense(arguments: tuple[str, ...], capsys: pytest
     with pytest.raises(SystemExit) as exited:
         parse_options(arguments)
     assert exited.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: fuzz")
+    assert capsys.readouterr().err.startswith("fuzz: error: ")
 
 
 def test_a_used_store_passes_and_so_does_one_with_strangers(server: ServerProcess, tmp_path: Path) -> None:

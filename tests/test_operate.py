@@ -86,6 +86,9 @@ def test_every_node_is_restarted(root: Path, capsys: pytest.CaptureFixture[str])
     cluster.kill(Node(0, 1))
     assert operate.main(["rolling-restart", f"root={root}"]) == 1
     assert capsys.readouterr().err.startswith("madkv cluster: s0.1: not running, so others may be needed")
+    assert operate.main(["up", f"root={root}"]) == 0
+    said = capsys.readouterr().out
+    assert "started again: s0.1\n" in said and "unwell" not in said
 
 
 def test_up_and_down_leave_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +133,7 @@ def test_up_does_not_move_in_with_others(root: Path, capsys: pytest.CaptureFixtu
 def test_no_directory_is_not_this_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         operate.main([command, "root="])
-    assert capsys.readouterr().err.endswith("argument --root: a directory is needed\n")
+    assert capsys.readouterr().err.endswith("error: root: a directory is needed (see --help)\n")
 
 
 def test_options_of_another_cluster_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,12 +162,14 @@ def test_options_of_another_cluster_are_refused(root: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["rf=-1"], "server_rf: -1 is none of 1, 3, 5, 7 or 9"),
-        (["rf=2"], "server_rf: 2 is none of 1, 3, 5, 7 or 9"),
+        (["rf=-1"], "rf: -1 is none of 1, 3, 5, 7 or 9"),
+        (["rf=2"], "rf: 2 is none of 1, 3, 5, 7 or 9"),
+        (["managers=0"], "managers: 0 is none of 1, 3, 5, 7 or 9"),
         (["managers=-3"], "managers: -3 is none of 1, 3, 5, 7 or 9"),
         (["partitions=0"], "partitions: 0 is none of 1 to 50"),
         (["partitions=-2", "rf=0"], "partitions: -2 is none of 1 to 50"),
         (["rf=0", "managers=3"], "managers: with rf=0, as in project 2, there is 1, not 3"),
+        (["rf=0", "managers=0"], "managers: with rf=0, as in project 2, there is 1, not 0"),
     ],
 )
 def test_what_makes_no_cluster_is_one_line(

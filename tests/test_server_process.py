@@ -409,8 +409,23 @@ def test_what_is_no_address(listen: str) -> None:
     ended = run("--listen", listen)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stdout + ended.stderr
-    said = ended.stdout + ended.stderr
-    assert said.count("is not an address; write HOST:PORT") == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("madkv-server: --listen: ")
+    assert line.endswith("is not an address; write HOST:PORT, such as 127.0.0.1:3777 (see --help)")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["sheep=3"], "'sheep=3' is no option: those begin with --"),
+        (["--sheep=3"], "option --sheep not recognized"),
+        (["--backer", "d"], "--backer goes with --managers"),
+    ],
+)
+def test_words_that_make_no_sense(words: list[str], why: str) -> None:
+    ended = run(*words)
+    assert (ended.returncode, ended.stderr) == (1, f"madkv-server: {why} (see --help)\n")
+    assert "Usage" not in ended.stdout
 
 
 @pytest.mark.parametrize(("host", "is_warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])

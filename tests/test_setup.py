@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,32 @@ def test_nothing_usable_is_one_line(
     assert ended.value.code == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+# --- A step of the installation -------------------------------------------------------------------------------------
+
+
+def test_a_long_step_says_what_it_is_at(choose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it began last, while it goes on."""
+    import bootstrap
+
+    fifo = choose / "fifo"
+    os.mkfifo(fifo)
+    step = f"print('Collecting attrs', ' ---- 5 kB', sep=chr(10), flush=True); open({str(fifo)!r}).read()"
+    said: list[str] = []
+
+    def say(message: str) -> None:
+        said.append(message)
+        if "Collecting" in message:
+            fifo.write_text("go on")
+
+    monkeypatch.setattr(bootstrap, "say", say)
+    monkeypatch.setattr(bootstrap, "LOG", choose / "log")
+    monkeypatch.setattr(bootstrap, "SAY_SECONDS", 0.1)
+    lock = os.open(choose, os.O_RDONLY)
+    bootstrap.run([sys.executable, "-c", step], lock)
+    os.close(lock)
+    assert re.fullmatch(r"after \d+ s: Collecting attrs", said[-1])
 
 
 # --- tree and clean --------------------------------------------------------------------------------------------------

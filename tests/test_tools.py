@@ -15,7 +15,7 @@ import pytest
 
 from madkv.bench import run
 from madkv.testing import fuzz, testcase
-from madkv.testing.options import whole, words
+from madkv.testing.options import Parser, whole, words
 from madkv.testing.sim import __main__ as simulations
 from madkv.testing.transcript import Progress
 from tests.processes import ROOT
@@ -61,6 +61,29 @@ def test_recipes_put_options_behind_the_address_and_logs_in_their_folder(recipe:
     assert shown.rstrip().endswith("""--address '--help' "$@\"""")
 
 
+def test_help_shows_options_as_recipes_take_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """And each text still stands in its column."""
+    parser = Parser(prog="tool")
+    parser.add_argument("--root", help="where")
+    parser.add_argument("--a-long-name-of-an-option", help="what")
+    parser.add_argument("--network", choices=("yes", "no"), help="which")
+    parser.add_argument("--keep", action="store_true", help="whether")
+    _, *shown = parser.format_help().partition("options:\n")[2].splitlines()
+    assert shown == [
+        "  root=ROOT             where",
+        "  a-long-name-of-an-option=A_LONG_NAME_OF_AN_OPTION",
+        "                        what",
+        "  network={yes,no}      which",
+        "  --keep                whether",
+    ]
+    assert "[root=ROOT]" in parser.format_usage()
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["network=perhaps"])
+    assert ended.value.code == 2
+    said = "tool: error: network: invalid choice: 'perhaps' (choose from 'yes', 'no') (see --help)\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("text", ["1_0", "１０", "٣", "", " 1", "1.0", "0x1", "1e3", "9" * 5000])
 def test_whole_numbers_are_written_in_digits(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ArgumentTypeError, match="is not a whole number"):
@@ -72,7 +95,7 @@ def test_whole_numbers_are_written_in_digits(text: str, capsys: pytest.CaptureFi
     ):
         with pytest.raises(SystemExit):
             attempt()
-        assert capsys.readouterr().err.splitlines()[-1].endswith("is not a whole number")
+        assert capsys.readouterr().err.endswith("is not a whole number (see --help)\n")
 
 
 def test_a_workload_is_the_same_in_capitals() -> None:
@@ -189,13 +212,30 @@ def test_simulations_that_nobody_listens_to_end_at_once(monkeypatch: pytest.Monk
         (("chaos", "seconds=0"), "seconds must be more than 0, not 0"),
         (("chaos", "seconds=-1"), "seconds must be more than 0, not -1"),
         (("chaos", "seconds=nan"), "seconds must be more than 0, not nan"),
+        (("chaos", "rounds=3", "x"), "unrecognized arguments: rounds=3 x"),
+        (("chaos", "network=perhaps"), "network: invalid choice: 'perhaps' (choose from 'yes', 'no')"),
+        (("killall", "rounds=0"), "rounds must be at least 1, not 0"),
+        (("killall", "clients=1000000"), "clients must be 1 to 100, not 1000000"),
+        (("killall", "partitions=0"), "partitions: 0 is none of 1 to 50"),
+        (("rolling", "clients=0"), "clients must be 1 to 100, not 0"),
+        (("rolling", "rf=4"), "rf: 4 is none of 1, 3, 5, 7 or 9"),
+        (("catchup", "rf=4"), "rf: 4 is none of 1, 3, 5, 7 or 9"),
+        (("catchup", "clients=101"), "clients must be 1 to 100, not 101"),
+        (("leaderkills", "rf=4"), "rf: 4 is none of 1, 3, 5, 7 or 9"),
+        (("flood", "rf=4"), "rf: 4 is none of 1, 3, 5, 7 or 9"),
+        (("machine", "rf=4"), "rf: 4 is none of 1, 3, 5, 7 or 9"),
+        (("operate", "up", "sheep=3"), "unrecognized arguments: sheep=3"),
+        (("certificates", "p3", "days=0"), "days must be 1 to 3650, not 0"),
+        (("bench.profile", "rf=2"), "rf: 2 is none of 1, 3, 5, 7 or 9"),
+        (("bench.cpu", "runs=0"), "calls, runs and starts must be at least 1"),
     ],
 )
 def test_who_is_to_do_nothing_does_not_pass(tool: Sequence[str], why: str) -> None:
-    command = [sys.executable, "-m", f"madkv.testing.{tool[0]}", *tool[1:]]
+    module = tool[0] if "." in tool[0] else f"testing.{tool[0]}"
+    command = [sys.executable, "-m", f"madkv.{module}", *tool[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith(f"error: {why}")
+    assert done.stderr.endswith(f"error: {why} (see --help)\n") and done.stderr.count("\n") == 1
 
 
 STEP = """

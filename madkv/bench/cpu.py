@@ -137,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--just", default=shutil.which("just") or "just", help="the just program (default: %(default)s)"
     )
     options = parser.parse_args(argv)
+    if min(options.calls, options.runs, options.starts) < 1:
+        parser.error("calls, runs and starts must be at least 1")
     interrupt_on_terminate()
     try:
         return 0 if measure_all(options) else 1

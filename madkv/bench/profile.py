@@ -29,7 +29,7 @@ from madkv.testing.cluster import Cluster
 from madkv.testing.ending import complain, run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
 from madkv.testing.node import twistd
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node
 
@@ -237,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not (options.clients >= 1 and options.rf >= 1 and options.seconds > 0):
         parser.error("clients, rf and seconds must be more than 0")
+    check_cluster(parser, options.rf, managers=min(3, options.rf), clients=options.clients)
     if why := why_no_disk(options.data):
         parser.error(why)
     return profile(options)

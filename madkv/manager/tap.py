@@ -28,7 +28,7 @@ from madkv.server.host import ReplicaHost
 from madkv.server.logs import OPTIONS, check_log_options, observed, observer_of
 from madkv.server.node import Node, Seat
 from madkv.server.parts import Machine
-from madkv.server.process import TLS_PARAMETERS, take_tls, usage_errors, whole_number
+from madkv.server.process import TLS_PARAMETERS, DaemonOptions, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
 from madkv.settings import MANAGERS, Settings, check_group_size
 from madkv.storage.overlay import AppliedPairs
@@ -74,8 +74,10 @@ class Shape:
         return Seat(self.node, GROUP, self.replica or 0, self.man_port, self.p2p_port, self.peers, self.backer)
 
 
-class Options(usage.Options):
+class Options(DaemonOptions):
     """What the command line says."""
+
+    program = "madkv-manager"
 
     synopsis = "[options]"
     longdesc = (

@@ -136,12 +136,12 @@ def read_status(text: bytes) -> Status | None:
     return status if all(is_node(name) for name in slots) else None
 
 
-def why_silent(addresses: Iterable[str]) -> str:
+def why_silent(addresses: Iterable[str], command: bytes = codec.STATUS) -> str:
     """What is wrong with the first of these nodes that is there, for the end of a line; empty if none of them is."""
     for address in addresses:
         try:
-            ask(address, codec.STATUS)
-        except MadKVError as error:
+            ask(address, command)
+        except (MadKVError, socket.gaierror) as error:
             return f": {error}"
         except OSError:
             continue

@@ -7,6 +7,7 @@ from madkv.errors import InvalidArgument, MadKVError
 from madkv.operate.ask import Status, ask_map, ask_statuses, why_silent
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.partitions import PartitionMap
+from madkv.wire import codec
 
 COLUMNS = ("node", "role", "term", "leader", "commit", "applied", "lag", "size")
 LEFT_ALIGNED = ("node", "role", "leader", "version")
@@ -118,7 +119,9 @@ def map_of(managers: str) -> PartitionMap:
     """The partition map that one of these managers has. Raises NotSeen."""
     partition_map = ask_map(managers)
     if partition_map is None:
-        raise NotSeen(f"no manager at {managers} has a partition map{why_silent(managers.split(','))}")
+        why = why_silent(managers.split(","), codec.GET_MAP)
+        problem = f"no manager at {managers} has a partition map{why}" if why else f"no manager answers at {managers}"
+        raise NotSeen(problem)
     return partition_map
 
 

@@ -65,6 +65,27 @@ class Inside:
     """The same of the servers, as a manager knows it."""
 
 
+class DaemonOptions(usage.Options):
+    """Base of what the two daemons take: a mistake is one line, where twistd would print its whole help before it."""
+
+    program = ""
+    """What that line begins with."""
+
+    def parseArgs(self, *words: str) -> None:
+        """There are none."""
+        if words:
+            raise usage.UsageError(f"{words[0]!r} is no option: those begin with --")
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Ends the process where twistd has called; raises UsageError else."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            sys.exit(f"{self.program}: {error} (see --help)")
+
+
 class Process(Service):
     """Base of the two daemons: subclasses `open` everything that touches the world, and `close` it."""
 

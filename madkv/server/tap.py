@@ -21,7 +21,7 @@ from madkv.server.clustered import ClusteredServer, Shape
 from madkv.server.disk import InlineDisk
 from madkv.server.logs import OPTIONS, check_log_options, observed, observer_of
 from madkv.server.parts import Tuning
-from madkv.server.process import TLS_PARAMETERS, Inside, Process, take_tls, usage_errors, whole_number
+from madkv.server.process import TLS_PARAMETERS, DaemonOptions, Inside, Process, take_tls, usage_errors, whole_number
 from madkv.server.reactor import installed_reactor
 from madkv.server.replica import Replica
 from madkv.server.service import ServerFactory
@@ -36,8 +36,10 @@ TAIL_BYTES_KEPT = 64 * KIB
 """No peer asks for what is applied, and letting go of it entry by entry would cost more."""
 
 
-class Options(usage.Options):
+class Options(DaemonOptions):
     """What the command line says."""
+
+    program = "madkv-server"
 
     synopsis = "[options]"
     longdesc = (

@@ -125,7 +125,7 @@ def check_files(path: Path) -> Report:
     except NotADirectoryError:
         raise WrongDirectory(f"{path} is not a directory") from None
     except FileNotFoundError:
-        raise WrongDirectory(f"there is no directory {path}") from None
+        raise WrongDirectory(f"there is no {path}") from None
     except OSError as error:
         raise WrongDirectory(f"cannot read the directory {path}: {error.strerror}") from None
     for name in names & OWN_FILES:

@@ -19,7 +19,7 @@ from madkv.testing.calls import ALPHANUMERIC
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet, interrupt_on_terminate
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -250,7 +250,7 @@ def _data(cluster: Cluster, node: Node) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it went as it should."""
-    parser = Parser(prog="catchup", description=__doc__)
+    parser = Parser(prog="./justw chaos::catchup", description=__doc__)
     parser.add_argument("--writes", type=whole, default=WRITES, help="default: %(default)s")
     parser.add_argument("--value-bytes", type=whole, default=100, help="default: %(default)s")
     parser.add_argument("--clients", type=whole, default=4, help="line clients (default: %(default)s)")
@@ -259,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.rf < 3 or options.clients < 1 or not 10 <= options.value_bytes <= MIB:
         parser.error("at least three replicas, a client, and values of 10 bytes to 1 MiB")
+    check_cluster(parser, options.rf, clients=options.clients)
     if options.writes < LOG_ENTRIES_KEPT and options.writes * options.value_bytes < LOG_BYTES_KEPT:
         parser.error(f"the log keeps so much: make {LOG_ENTRIES_KEPT:,} writes, or {LOG_BYTES_KEPT // MIB} MiB of them")
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)

@@ -237,7 +237,7 @@ def make(
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; exits with a message when it makes no sense."""
-    parser = Parser(prog="tls::make", description=__doc__)
+    parser = Parser(prog="./justw tls::make", description=__doc__)
     projects = parser.add_subparsers(dest="project", required=True)
     local = "127.0.0.1"
     lists = {
@@ -259,7 +259,10 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
         each.add_argument("--clients", default=USUAL_CLIENT, help="names, separated by commas (default: %(default)s)")
         each.add_argument("--days", type=whole, default=DAYS, help="how long they are valid (default: %(default)s)")
         each.add_argument("--ca", type=Path, help="a directory whose CA is to be used (default: a new one)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not 1 <= options.days <= CA_DAYS:
+        projects.choices[options.project].error(f"days must be 1 to {CA_DAYS}, not {options.days}")
+    return options
 
 
 def _ports(first: int, count: int) -> str:

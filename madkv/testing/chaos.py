@@ -19,11 +19,10 @@ from madkv.partitions import PartitionMap
 from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import STATE, Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
-from madkv.testing.fleet import CLIENTS_MAX
 from madkv.testing.mischief import Fault, Mischief, pauses
 from madkv.testing.network import Network, enter, is_entered, is_possible
-from madkv.testing.options import Parser, add_seed, add_shared, whole
-from madkv.testing.shape import Node, Shape, ShapeError
+from madkv.testing.options import Parser, add_seed, add_shared, check_cluster, whole
+from madkv.testing.shape import Node, Shape
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -238,7 +237,7 @@ def _fuzz_options(options: argparse.Namespace, address: str) -> argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = Parser(prog="chaos", description="A cluster under faults, every answer judged.")
+    parser = Parser(prog="./justw chaos::run", description="A cluster under faults, every answer judged.")
     parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)g")
     add_shared(parser, "partitions", "rf", "managers", "just", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
@@ -252,12 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0 < options.seconds < math.inf:
         parser.error(f"seconds must be more than 0, not {options.seconds:g}")
-    if not 1 <= options.clients <= CLIENTS_MAX:
-        parser.error(f"clients must be 1 to {CLIENTS_MAX}, not {options.clients}")
-    try:
-        Shape.ports_needed(options.partitions, options.rf or None, options.managers if options.rf else 1)
-    except ShapeError as error:
-        parser.error(str(error))
+    rf, managers = options.rf or None, options.managers if options.rf else 1
+    check_cluster(parser, rf, options.partitions, managers, options.clients)
     if options.network is None:
         options.network = "yes" if is_entered() or is_possible() else "no"
     if options.network == "yes":

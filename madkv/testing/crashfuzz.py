@@ -9,7 +9,7 @@ from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.shape import Node, Shape, ShapeError
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -58,17 +58,15 @@ def crash(mischief: Mischief, chosen: list[Node] | int, calls: int) -> None:
 
 def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     """One run from start to verdict; whether it passed."""
-    if options.module == "p2":
-        cluster = Cluster.local(root, options.count, None, tls=certificates.are_wanted(options))
-    else:
-        cluster = Cluster.local(root, PARTITIONS, options.count, MANAGERS, tls=certificates.are_wanted(options))
+    partitions, rf, managers = options.numbers
+    cluster = Cluster.local(root, partitions, rf, managers, tls=certificates.are_wanted(options))
     chosen = victims(options.crash, cluster.shape)
+    rest = [*options.fuzz, "--module", options.module, "--address", cluster.address, "--just", options.just]
+    if options.log:
+        rest += ["--history", str(options.log.with_suffix(".history.jsonl"))]
+    fuzz_options = fuzz.parse_options([CLIENTS, "yes", *rest])
     out.say(f"A cluster of its own: {listed(cluster.shape.nodes())}")
     with cluster:
-        rest = [*options.fuzz, "--module", options.module, "--address", cluster.address, "--just", options.just]
-        if options.log:
-            rest += ["--history", str(options.log.with_suffix(".history.jsonl"))]
-        fuzz_options = fuzz.parse_options([CLIENTS, "yes", *rest])
         calls = fuzz_options.nclis * fuzz.calls_of(fuzz_options)
         out.say(
             f"Some are killed at a quarter of {calls:,} calls; it goes on until all are answered, and they are back."
@@ -96,6 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(argv)
     options.fuzz = rest
     options.crash = options.crash or {"p2": "1", "p3": "2"}[options.module]
+    partitions, rf, managers = options.numbers = (
+        (options.count, None, 1) if options.module == "p2" else (PARTITIONS, options.count, MANAGERS)
+    )
+    check_cluster(parser, rf, partitions, managers)
+    try:
+        victims(options.crash, Shape.local(range(1, 1 + Shape.ports_needed(*options.numbers)), *options.numbers))
+    except ShapeError as error:
+        parser.error(str(error))
     return end_in_verdict(
         options.log,
         with_cluster(run, options),

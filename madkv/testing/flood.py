@@ -27,7 +27,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
 from madkv.testing.flooding import Counts
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -201,7 +201,7 @@ def _terms(cluster: Cluster) -> dict[str, int | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it went as it should."""
-    parser = Parser(prog="flood", description=__doc__)
+    parser = Parser(prog="./justw chaos::flood", description=__doc__)
     parser.add_argument("--seconds", type=whole, default=SECONDS, help="of the flood (default: %(default)s)")
     parser.add_argument("--idle", type=whole, default=IDLE, help="idle connections (default: %(default)s)")
     parser.add_argument("--half", type=whole, default=HALF, help="connections with half a box (default: %(default)s)")
@@ -212,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("who asks too much here speaks no TLS: tls=no runs it without, whatever the environment has")
     if options.rf < 3 or options.seconds < 1 or options.idle < 1 or options.half < 2:
         parser.error("at least three replicas, a second, an idle connection and two half boxes")
+    check_cluster(parser, options.rf)
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)
 
 

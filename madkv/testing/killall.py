@@ -26,7 +26,7 @@ from madkv.testing.ending import run_tool
 from madkv.testing.fuzz import count, judge
 from madkv.testing.history import Kind, Operation, Result, write_history
 from madkv.testing.lines import show
-from madkv.testing.options import Parser, add_seed, add_shared, whole
+from madkv.testing.options import Parser, add_seed, add_shared, check_cluster, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -280,15 +280,17 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = Parser(prog="killall", description="All processes of a cluster killed, again and again.")
+    parser = Parser(prog="./justw chaos::killall", description="All processes of a cluster killed, again and again.")
     parser.add_argument("--rounds", type=whole, default=10, help="how often (default: %(default)s)")
     add_shared(parser, "partitions", "rf", "managers", "log", "root", "tls")
     parser.add_argument("--clients", type=whole, default=6, help="default: %(default)s")
     add_seed(parser, "draws the same times again (default: others each time)")
     parser.add_argument("--history", type=Path, help="where to write the history")
     options = parser.parse_args(argv)
-    if options.rounds < 1 or options.clients < 1:
-        parser.error("at least one round and one client")
+    if options.rounds < 1:
+        parser.error(f"rounds must be at least 1, not {options.rounds}")
+    rf, managers = options.rf or None, options.managers if options.rf else 1
+    check_cluster(parser, rf, options.partitions, managers, options.clients)
     return end_in_verdict(options.log, with_cluster(run, options, options.root), VERDICT)
 
 

@@ -11,7 +11,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import Fleet
 from madkv.testing.lines import show
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
 
@@ -95,13 +95,14 @@ def judge(pauses: Sequence[float], out: Transcript) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the pauses are within their bounds."""
-    parser = Parser(prog="leaderkills", description=__doc__)
+    parser = Parser(prog="./justw cluster::leaderkills", description=__doc__)
     parser.add_argument("--count", type=whole, default=100, help="how many to kill (default: %(default)s)")
     parser.add_argument("--rf", type=whole, default=3, help="replicas, 3 or more (default: %(default)s)")
     add_shared(parser, "just", "log", "tls")
     options = parser.parse_args(argv)
     if options.count < 1 or options.rf < 3:
         parser.error("at least one leader of at least three replicas")
+    check_cluster(parser, options.rf)
     return end_in_verdict(
         options.log, with_cluster(run, options), VERDICT, interrupted="the client and the cluster are stopped."
     )

@@ -14,7 +14,7 @@ from madkv.testing.disk import SmallDisk
 from madkv.testing.ending import run_tool
 from madkv.testing.machine_cases import CASES, GROUP, NEED_DISKS, NEED_PRELOADING, Stage, Undecided
 from madkv.testing.mischief import Mischief, pauses
-from madkv.testing.options import Parser, add_seed, add_shared, whole
+from madkv.testing.options import Parser, add_seed, add_shared, check_cluster, whole
 from madkv.testing.preload import NoCompiler
 from madkv.testing.rigged import RiggedCluster
 from madkv.testing.shape import Node
@@ -91,7 +91,7 @@ def _fuzz_options(options: argparse.Namespace, address: str) -> argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = Parser(prog="machine", description=__doc__)
+    parser = Parser(prog="./justw chaos::machine", description=__doc__)
     parser.add_argument(
         "--cases", type=cases, default=[*CASES], help=f"some of {','.join(CASES)}, with commas (default: all)"
     )
@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.rf < 3 or options.seconds < 2 or options.clients < 1:
         parser.error("at least three replicas, two seconds and a client")
+    check_cluster(parser, options.rf, options.partitions, options.managers, options.clients)
     options.left_out = {}
     if any(name in NEED_DISKS for name in options.cases):
         why = disk.why_impossible()

@@ -39,11 +39,14 @@ def command(project: str, words: Sequence[str]) -> list[str]:
         lists[0] = MANAGERS[project]
     shape = Shape.project_2(*lists) if project == "p2" else Shape.project_3(*lists)
     node = shape.node(name)
-    options = [*chain.from_iterable(map(_for_twistd, options))]
-    return [*shape.command(node, f"{prefix}.{node}"), *with_certificates(str(node), options)]
+    return [*shape.command(node, f"{prefix}.{node}"), *with_certificates(str(node), _for_twistd(options))]
 
 
-def _for_twistd(option: str) -> list[str]:
+def _for_twistd(options: Sequence[str]) -> list[str]:
+    return [*chain.from_iterable(map(_shown, options))]
+
+
+def _shown(option: str) -> list[str]:
     name, assigned, value = option.partition("=")
     if name != "http" or not assigned:
         return [option]
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if project == "run" and len(words) > 1:
             node, plugin, *options = words
-            return become([plugin, *with_certificates(node, options)])
+            return become([plugin, *with_certificates(node, _for_twistd(options))])
         if project not in WORDS or len(words) < WORDS[project]:
             raise ShapeError("too few words: see `./justw p2` and `./justw p3`")
         options = command(project, words)

@@ -46,7 +46,7 @@ def _new(root: Path, options: argparse.Namespace) -> Cluster:
     if rf is None and managers not in (None, 1):
         raise ShapeError(f"managers: with rf=0, as in project 2, there is 1, not {managers}")
     partitions = PARTITIONS if options.partitions is None else options.partitions
-    count = MANAGERS if rf and managers is None else managers or 1
+    count = 1 if rf is None else MANAGERS if managers is None else managers
     return Cluster.local(root, partitions, rf, count, certificates.are_wanted(options), options.http == "yes")
 
 
@@ -124,6 +124,7 @@ def up(options: argparse.Namespace) -> int:
                 cluster.start(node)
                 started.append(node)
         cluster.wait_until_serving()
+        cluster.wait_until(lambda: None not in cluster.statuses(started).values(), f"an answer of {listed(started)}")
     except BaseException:
         cluster.terminate(*started)
         if started:
@@ -267,7 +268,7 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
-        each = commands.add_parser(name, description=command.__doc__)
+        each = commands.add_parser(name, prog=f"./justw cluster::{name}", description=command.__doc__)
         if name in ("kill-node", "start-node", "replace-disk"):
             each.add_argument("node", help="a node id, such as m.0 or s1.2")
         each.add_argument("--root", type=_root, default=ROOT / "backer.cluster", help="default: %(default)s")
@@ -282,7 +283,10 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
             add_shared(each, "tls")
         elif name == "down":
             each.add_argument("--keep", choices=("yes", "no"), default="no", help="the files (default: no)")
-    return parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:  # the one that all commands have in common would not know whose help to name
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from madkv.testing.fleet import CLIENTS_MAX
+from madkv.testing.shape import Shape, ShapeError
 
 _ASSIGNMENT = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-
-
-_SHOWN = re.compile(r"--([a-z][a-z0-9-]*) (?=[A-Z{])")
+_SHOWN = re.compile(r"--([a-z][a-z0-9-]*) ([A-Z_]+|{[^}]*})(   *|$)?", re.MULTILINE)
+_BLAMED = re.compile(r"^argument (?:--)?([a-z][a-z0-9-]*): ")
+_GIVEN = re.compile(r"--([a-z][a-z0-9-]*)=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,13 +26,24 @@ class Parser(argparse.ArgumentParser):
         """What `parse_args` calls, too."""
         return super().parse_known_args(words(sys.argv[1:] if args is None else args), namespace)
 
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, and end with status 2."""
+        message = _GIVEN.sub(r"\1=", _BLAMED.sub(r"\1: ", message))
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
     def format_usage(self) -> str:
         """The usage in a line or two."""
-        return _SHOWN.sub(r"\1=", super().format_usage())
+        return _SHOWN.sub(_as_recipes, super().format_usage())
 
     def format_help(self) -> str:
         """All that `--help` prints."""
-        return _SHOWN.sub(r"\1=", super().format_help())
+        return _SHOWN.sub(_as_recipes, super().format_help())
+
+
+def _as_recipes(shown: re.Match[str]) -> str:
+    """What stands in a column of its own behind it stays there."""
+    name, value, gap = shown.groups(default="")
+    return f"{name}={value}{gap and gap + '  '}"
 
 
 def words(argv: Sequence[str]) -> list[str]:
@@ -75,3 +89,15 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
 def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
     """Have a parser take a seed, which is another one each time where it is not given."""
     parser.add_argument("--seed", type=whole, default=random.SystemRandom().randrange(10**6), help=text)
+
+
+def check_cluster(
+    parser: argparse.ArgumentParser, rf: int | None, partitions: int = 1, managers: int = 1, clients: int = 1
+) -> None:
+    """Have a parser refuse numbers that make no cluster, without `rf` one of project 2, or no run of clients on it."""
+    if not 1 <= clients <= CLIENTS_MAX:
+        parser.error(f"clients must be 1 to {CLIENTS_MAX}, not {clients}")
+    try:
+        Shape.ports_needed(partitions, rf, managers)
+    except ShapeError as error:
+        parser.error(str(error))

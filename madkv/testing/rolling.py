@@ -15,7 +15,7 @@ from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.history import Operation
 from madkv.testing.mischief import Fault, Mischief, pauses
-from madkv.testing.options import Parser, add_shared, whole
+from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
 from madkv.testing.verdict import end_in_verdict, with_cluster
@@ -125,12 +125,13 @@ def judge(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when it passed."""
-    parser = Parser(prog="rolling", description=__doc__)
+    parser = Parser(prog="./justw chaos::rolling", description=__doc__)
     parser.add_argument("--clients", type=whole, default=5, help="default: %(default)s")
     add_shared(parser, "just", "log", "partitions", "rf", "managers", "tls")
     options = parser.parse_args(argv)
     if options.rf < 3 or options.managers < 3:
         parser.error("rf= and managers= must be 3 or more: a group of one cannot do without its node")
+    check_cluster(parser, options.rf, options.partitions, options.managers, options.clients)
     return end_in_verdict(
         options.log, with_cluster(run, options), VERDICT, interrupted="the clients and the cluster are stopped."
     )

@@ -132,7 +132,7 @@ class Shape:
         """How many ports `local` takes. Raises ShapeError for numbers that make no cluster."""
         if not 1 <= partitions <= PARTITIONS_MAX:
             raise ShapeError(f"partitions: {partitions} is none of 1 to {PARTITIONS_MAX}")
-        for name, number in (("server_rf", 1 if rf is None else rf), ("managers", managers)):
+        for name, number in (("rf", 1 if rf is None else rf), ("managers", managers)):
             if number not in REPLICATION_FACTORS:
                 raise ShapeError(f"{name}: {number} is none of {_listed(REPLICATION_FACTORS)}")
         return 1 + partitions if rf is None else 2 * (managers + partitions * rf)

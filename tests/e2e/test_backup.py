@@ -148,10 +148,10 @@ def test_a_leader_that_is_killed_meanwhile(full: Cluster, tmp_path: Path) -> Non
 def test_no_manager_and_no_file(file: Path, tmp_path: Path) -> None:
     nobody = free_address()
     path = tmp_path / "file"
-    assert madkv_refusal(2, "backup", path, "--managers", nobody) == f"no manager at {nobody} has a partition map"
+    assert madkv_refusal(2, "backup", path, "--managers", nobody) == f"no manager answers at {nobody}"
     assert madkv_refusal(2, "backup", path, "--managers", "x").startswith("'x' is not an address")
     assert os.listdir(tmp_path) == []
-    assert madkv_refusal(2, "restore", file, "--managers", nobody) == f"no manager at {nobody} has a partition map"
+    assert madkv_refusal(2, "restore", file, "--managers", nobody) == f"no manager answers at {nobody}"
     assert "No such file" in madkv_refusal(2, "restore", path, "--managers", nobody)
     path.write_bytes(b"hello")
     assert madkv_refusal(2, "restore", path, "--managers", nobody) == f"{path} is no backup of MadKV"

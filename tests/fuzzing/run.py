@@ -39,7 +39,7 @@ class Broken(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """The command; its exit status."""
-    parser = Parser(prog="fuzz", description="fuzz the doors of MadKV")
+    parser = Parser(prog="./justw fuzz::run", description="fuzz the doors of MadKV")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="see --list (default: all)")
     parser.add_argument("--target", action="append", default=[], help="the same, as an option")
     parser.add_argument("--seconds", type=whole, default=60, help="for each target (default: %(default)s)")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         if name not in TARGETS:
             parser.error(f"there is no target {name!r}; there are {', '.join(TARGETS)}")
     if given.seconds < 1:
-        parser.error("--seconds is at least 1")
+        parser.error(f"seconds must be at least 1, not {given.seconds}")
     if find_spec("atheris") is None and not _install():
         print(f"fuzz: atheris is not installed, and cannot be: `pip install '{ATHERIS}'` says why", file=sys.stderr)
         return 1

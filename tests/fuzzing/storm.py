@@ -181,13 +181,13 @@ def at_a_cluster(root: Path, seconds: int, seed: int, *, managers: int = 3, tls:
 
 def main(argv: Sequence[str]) -> int:
     """The command; its exit status."""
-    parser = Parser(prog="fuzz::processes", description="garbage at every port of real processes")
+    parser = Parser(prog="./justw fuzz::processes", description="garbage at every port of real processes")
     parser.add_argument("--seconds", type=whole, default=60, help="for each of two (default: %(default)s)")
     add_seed(parser, "of what is said (default: another one each time)")
     add_shared(parser, "tls")
     given = parser.parse_args(argv)
     if given.seconds < 1:
-        parser.error("--seconds is at least 1")
+        parser.error(f"seconds must be at least 1, not {given.seconds}")
     print(f"seed {given.seed}", flush=True)
     with_tls = certificates.are_wanted(given)
     try:

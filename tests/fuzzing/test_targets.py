@@ -93,7 +93,7 @@ def test_the_command_without_fuzzing() -> None:
     assert [line.split()[0] for line in listed.stdout.splitlines()] == list(TARGETS)
     for wrong, line in (
         (("nothing",), "there is no target 'nothing'"),
-        (("boxes", "seconds=0"), "--seconds is at least 1"),
+        (("boxes", "seconds=0"), "seconds must be at least 1, not 0"),
     ):
         done = _fuzz(*wrong)
         assert done.returncode == 2 and line in done.stderr

@@ -205,7 +205,7 @@ def run(count: int, seed: int, first: int) -> int:
 
 
 def main() -> int:
-    parser = Parser(prog="storage::crash", description=__doc__.splitlines()[0])
+    parser = Parser(prog="./justw storage::crash", description=__doc__.splitlines()[0])
     parser.add_argument("images", type=whole, help="how many data files to make and open")
     parser.add_argument("--seed", type=whole, default=1, help="the workload of the first image (default: %(default)s)")
     parser.add_argument("--first", type=whole, default=0, help="the number of the first image (default: %(default)s)")

@@ -74,7 +74,7 @@ def run(count: int, seed: int) -> int:
 
 
 def main() -> int:
-    parser = Parser(prog="storage::kill", description=__doc__.splitlines()[0])
+    parser = Parser(prog="./justw storage::kill", description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=whole, help="how often to kill")
     parser.add_argument("--seed", type=whole, default=1, help="the workload of the first store (default: %(default)s)")
     options = parser.parse_args()

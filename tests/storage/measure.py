@@ -148,7 +148,7 @@ def measure(scratch: Path, keys: int) -> bool:
 
 
 def main() -> int:
-    parser = Parser(prog="storage::measure", description=__doc__.splitlines()[0])
+    parser = Parser(prog="./justw storage::measure", description=__doc__.splitlines()[0])
     parser.add_argument("--keys", type=whole, default=KEYS, help="how many keys (default: %(default)s)")
     options = parser.parse_args()
     if options.keys < 1000:

@@ -17,7 +17,7 @@ from twisted.logger import globalLogBeginner
 
 from madkv.testing.ending import run_tool
 from madkv.testing.fleet import interrupt_on_terminate
-from madkv.testing.options import Parser
+from madkv.testing.options import Parser, whole
 from madkv.testing.sim.cluster_storm import ClusterStorm
 from madkv.testing.sim.storm import Outcome, Storm
 from madkv.testing.transcript import Progress
@@ -157,19 +157,21 @@ def replay(seed: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = Parser(prog="./justw sim::", description=__doc__)
+    parser = Parser(prog="sim", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="run this many seeds on all cores")
-    running.add_argument("count", type=int)
-    running.add_argument("--first", type=int, help="the first seed (default: drawn at random)")
-    replaying = commands.add_parser("replay", help="play one seed again and tell what happens")
-    replaying.add_argument("seed", type=int)
+    running = commands.add_parser("run", prog="./justw sim::run", help="run this many seeds on all cores")
+    running.add_argument("count", type=whole, help="how many seeds")
+    running.add_argument("--first", type=whole, help="the first seed (default: drawn at random)")
+    replaying = commands.add_parser(
+        "replay", prog="./justw sim::replay", help="play one seed again and tell what happens"
+    )
+    replaying.add_argument("seed", type=whole, help="as `sim::run` has named it")
     options = parser.parse_args(argv)
     interrupt_on_terminate()
     if options.command == "replay":
         return replay(options.seed)
     if options.count < 1:
-        parser.error(f"at least one seed, not {options.count}")
+        running.error(f"at least one seed, not {options.count}")
     first = random.SystemRandom().randrange(10**9) if options.first is None else options.first
     return run(first, options.count)
 
