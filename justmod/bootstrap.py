@@ -138,6 +138,14 @@ def checkout_is_seen() -> bool:
     return subprocess.run([PYTHON, "-I", "-c", CHECK], cwd="/", capture_output=True).returncode == 0
 
 
+def refuse_a_link() -> None:
+    """What .venv links to is somebody else's, most likely another checkout's, unless it was made for this one."""
+    made_for = stamp()[:1]
+    if VENV.is_symlink() and made_for != [str(ROOT)]:
+        or_there = "".join(f", or run in {checkout}" for checkout in made_for)
+        give_up(f"{VENV} is a link to {VENV.readlink()}: remove it{or_there}")
+
+
 def empty_venv() -> None:
     """Make .venv an empty directory, the stamp going first."""
     READY.unlink(missing_ok=True)
@@ -208,6 +216,7 @@ def main() -> None:
         say("waiting for another installation in this checkout …")
         fcntl.flock(lock, fcntl.LOCK_EX)
     if not is_ready():
+        refuse_a_link()
         install(lock)
 
 

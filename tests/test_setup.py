@@ -245,6 +245,44 @@ def test_a_long_step_says_what_it_is_at(choose: Path, monkeypatch: pytest.Monkey
     assert re.fullmatch(r"after \d+ s: Collecting attrs", said[-1])
 
 
+# --- An environment that is another's ---------------------------------------------------------------------------------
+
+
+def link(tmp_path: Path, made_for: str | None) -> tuple[Path, Path]:
+    """A checkout whose .venv is a link, and what that leads to."""
+    root, target = tmp_path / "here", tmp_path / "there" / ".venv"
+    shutil.copytree(ROOT / "justmod", root / "justmod")
+    shutil.copy2(ROOT / "setup.py", root)
+    make_files(target, "bin/tool")
+    if made_for is not None:
+        (target / "ready").write_text(f"{made_for}\n/usr/bin/some-python\nPython 3\n")
+    (root / ".venv").symlink_to(target)
+    return root, target
+
+
+def bootstrap_in(root: Path) -> subprocess.CompletedProcess[str]:
+    named = make_interpreter(root, "python", "3 12 1")
+    command = [sys.executable, root / "justmod" / "bootstrap.py"]
+    return subprocess.run(command, env={"PATH": PATH, "MADKV_PYTHON": named}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("made_for", ["/some/where", None])
+def test_an_environment_of_another_checkout_is_left_alone(tmp_path: Path, made_for: str | None) -> None:
+    root, target = link(tmp_path, made_for)
+    before = sorted((path, path.stat().st_mtime_ns) for path in target.rglob("*"))
+    done = bootstrap_in(root)
+    way_out = "remove it" if made_for is None else f"remove it, or run in {made_for}"
+    assert (done.returncode, done.stderr) == (1, f"madkv: {root}/.venv is a link to {target}: {way_out}\n")
+    assert sorted((path, path.stat().st_mtime_ns) for path in target.rglob("*")) == before
+    assert (root / ".venv").is_symlink()
+
+
+def test_a_link_to_what_was_made_for_this_checkout_is_followed(tmp_path: Path) -> None:
+    root, target = link(tmp_path, str(tmp_path / "here"))
+    assert "making .venv with Python 3.12.1" in bootstrap_in(root).stderr
+    assert not (target / "bin" / "tool").exists()
+
+
 # --- tree and clean --------------------------------------------------------------------------------------------------
 
 
