@@ -102,7 +102,7 @@ class Options(DaemonOptions):
     ]  # fmt: skip
 
     def postOptions(self) -> None:
-        """Check what was given, so that a mistake is one line and a usage text."""
+        """Check what was given, so that a mistake is one line."""
         take_tls(self)
         check_log_options(self)
         for name, what in (("servers", "where the servers are"), ("backer", "where to keep the data")):

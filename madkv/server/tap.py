@@ -62,7 +62,7 @@ class Options(DaemonOptions):
     ]
 
     def postOptions(self) -> None:
-        """Check what was given, so that a mistake is one line and a usage text."""
+        """Check what was given, so that a mistake is one line."""
         take_tls(self)
         check_log_options(self)
         with usage_errors("listen"):

@@ -12,7 +12,6 @@ With TLS, by `tls=yes` behind all else or by MADKV_TLS in the environment, a nod
 import os
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from madkv.testing.certificates import DIRECTORY, VARIABLE, CertificatesError, options_of, there
@@ -43,14 +42,15 @@ def command(project: str, words: Sequence[str]) -> list[str]:
 
 
 def _for_twistd(options: Sequence[str]) -> list[str]:
-    return [*chain.from_iterable(map(_shown, options))]
-
-
-def _shown(option: str) -> list[str]:
-    name, assigned, value = option.partition("=")
-    if name != "http" or not assigned:
-        return [option]
-    return {"yes": ["--http", "0"], "no": []}.get(value, ["--http", value])
+    """With `http=` as the daemons take it."""
+    given = []
+    for option in options:
+        name, assigned, value = option.partition("=")
+        if name != "http" or not assigned:
+            given.append(option)
+        elif value != "no":
+            given += ["--http", "0" if value == "yes" else value]
+    return given
 
 
 def with_certificates(node: str, options: Sequence[str]) -> list[str]:
