@@ -83,9 +83,13 @@ def _alone(root: Path, makes: bool) -> Iterator[None]:
 
     Each writes down what it knows of the cluster, and would forget what the other has started.
     """
-    made = makes and not root.exists()
-    if made:
-        root.mkdir(parents=True)
+    made = False
+    if makes:
+        try:
+            root.mkdir(parents=True)
+            made = True
+        except FileExistsError:
+            pass  # maybe by another recipe, this very moment
     try:
         held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
