@@ -5,7 +5,6 @@ set-up that does not fit: one line on stderr, status 1, nothing changed. By a fa
 line, status 1, at once and without another word to anybody, since what it would say may be wrong.
 """
 
-import gc
 import os
 import resource
 import signal
@@ -198,7 +197,6 @@ class Process(Service):
         self._take_signals()
         self._read_certificates()
         self.open()
-        gc.freeze()  # What there is by now stays, and need not be looked through for as long as this process lives.
 
     def _read_certificates(self) -> None:
         if self.tls_files is not None:
