@@ -25,35 +25,7 @@ VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 READY = VENV / "ready"
 LOG = VENV / "install.log"
-ABOUT_AS_FAST = 1.1
-PROBE = """
-import struct, sys, time
-class Store:
-    def __init__(self):
-        self.pairs, self.bytes = {}, 0
-    def put(self, key, value):
-        self.pairs[key] = value
-        self.bytes += len(value)
-        return self.get(key)
-    def get(self, key):
-        return self.pairs.get(key)
-def work():
-    store, found = Store(), []
-    for number in range(20000):
-        key = b"key%d" % (number & 1023)
-        value = store.put(key, struct.pack(">IQ", number, number) + key)
-        if value and value[:1] != b"x":
-            found.append(value)
-        if len(found) > 64:
-            b"".join(found)
-            found.clear()
-def spent():
-    began = time.thread_time_ns()
-    work()
-    return time.thread_time_ns() - began
-print(*sys.version_info[:3], min(spent() for _ in range(7)) // 1000)
-import venv, ensurepip
-"""
+PROBE = "import sys; print(*sys.version_info[:3]); import venv, ensurepip"
 # twistd finds plugins only in directories on sys.path, which some kinds of editable installation do without.
 CHECK = f"""
 import sys, madkv, twisted.plugins
@@ -63,13 +35,11 @@ sys.exit(not madkv.__file__.startswith(root + "/") or root + "/twisted/plugins" 
 
 
 class Interpreter(NamedTuple):
-    """One Python that was asked who it is, and given a little work, for which it took `work_us` of CPU. `complete` says
-    whether it can make environments."""
+    """One Python that was asked who it is. `complete` says whether it can make environments."""
 
     version: tuple[int, ...]
     path: str
     complete: bool
-    work_us: int
 
     @property
     def name(self) -> str:
@@ -91,18 +61,16 @@ def ask(path: str) -> Interpreter | None:
         asked = subprocess.run(
             [path, "-I", "-c", PROBE], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
         )
-        *version, work_us = map(int, asked.stdout.split())
+        version = tuple(map(int, asked.stdout.split()))
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return Interpreter(tuple(version), path, asked.returncode == 0, work_us)
+    return Interpreter(version, path, asked.returncode == 0) if version else None
 
 
 def candidates() -> list[str]:
-    """All that can be found: a version may be there twice, built for speed or not."""
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    directories = os.get_exec_path()
-    found = [shutil.which(name, path=directory) for name in names for directory in directories]
+    found = [shutil.which(name) for name in names]
     try:
         found += sorted(map(str, pyenv.glob("versions/3.*/bin/python3")))
     except OSError:
@@ -112,8 +80,7 @@ def candidates() -> list[str]:
 
 
 def choose() -> Interpreter:
-    """The newest of those supported that are about as fast as the fastest; something newer only where there is none of
-    them. One that was built without optimisations takes a fifth more time, or twice that."""
+    """The newest of the supported versions; something newer still only where there is none of them."""
     named = os.environ.get("MADKV_PYTHON")
     asked = [ask(path) for path in ([named] if named else candidates())]
     fit = [one for one in asked if one and one.version >= OLDEST]
@@ -122,9 +89,8 @@ def choose() -> Interpreter:
         give_up(f"{fit[0].path} cannot make environments (on Debian and Ubuntu, install python3-venv)")
     if not usable:
         give_up(f"{named or 'nothing found'} is not Python 3.11 or newer; MADKV_PYTHON can name one that is")
-    supported = [one for one in usable if one.version[:2] <= NEWEST] or usable
-    fast_us = min(one.work_us for one in supported) * ABOUT_AS_FAST
-    return max((one for one in supported if one.work_us <= fast_us), key=lambda one: one.version)
+    supported = [one for one in usable if one.version[:2] <= NEWEST]
+    return max(supported or usable, key=lambda one: one.version)
 
 
 def stamp() -> list[str]:

@@ -92,6 +92,7 @@ def _fuzz(target: str, seconds: int, keep: bool) -> str:
             f"-max_len={INPUT_BYTES_MAX}",
             "-len_control=20",
             f"-timeout={INPUT_SECONDS_MAX}",
+            f"-report_slow_units={INPUT_SECONDS_MAX}",  # else it leaves there what took half as long on a busy machine
             f"-rss_limit_mb={MEMORY_MB_MAX}",
             f"-artifact_prefix={broken}/",
             str(found),
