@@ -25,8 +25,9 @@ from madkv.limits import (
     UNREAD_SECONDS_MAX,
     UNSENT_BYTES_MAX,
 )
-from madkv.wire.admission import Admission, FirstLine
+from madkv.wire.admission import Admission
 from madkv.wire.boxes import Box, blob, field
+from madkv.wire.lines import FirstLine
 from madkv.wire.protocol import BoxProtocol
 from tests.peers import LogCase
 

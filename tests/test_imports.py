@@ -60,7 +60,7 @@ ROOMS = {
     "madkv.storage.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "lmdb", "sortedcontainers")),
     "madkv.wire.": Room((*PURE, "madkv.raft."), ("attr", "attrs", "twisted", "zope")),
     "madkv.wire.tls": Room(
-        (*PURE, "madkv.wire.admission"),
+        (*PURE, "madkv.wire.lines"),
         ("OpenSSL", "attr", "attrs", "cryptography", "service_identity", "twisted", "zope"),
     ),
     "madkv.server.": Room(SERVER, SERVER_PACKAGES),

@@ -13,10 +13,10 @@ from madkv.limits import PEER_REFUSALS_KEPT
 from madkv.manager.registrar import Claim, Registrar
 from madkv.tls import check_claim
 from madkv.wire import codec
-from madkv.wire.admission import FirstLine
 from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
 from madkv.wire.boxes import Box, blob
 from madkv.wire.codec import take_bytes
+from madkv.wire.lines import FirstLine
 
 
 class ManagerProtocol(AnsweringProtocol):

@@ -20,8 +20,8 @@ from madkv.ranges import Ownership
 from madkv.server.host import ReplicaHost
 from madkv.storage.overlay import PairsCut
 from madkv.wire import codec
-from madkv.wire.admission import SeldomLine
 from madkv.wire.boxes import blob, field
+from madkv.wire.lines import SeldomLine
 
 Page = tuple[bytes, bool]
 """Pairs as they travel, and whether they are the last."""

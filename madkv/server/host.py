@@ -21,7 +21,7 @@ from madkv.server.replica import Replica
 from madkv.storage.directory import Directory
 from madkv.storage.durable import DurableStorage
 from madkv.storage.overlay import AppliedPairs
-from madkv.wire.admission import SeldomLine
+from madkv.wire.lines import SeldomLine
 
 if TYPE_CHECKING:
     from madkv.wire.tls import Credentials

@@ -36,9 +36,9 @@ from madkv.server.peers import PeerLinks
 from madkv.settings import port_difference
 from madkv.tls import check_claim
 from madkv.wire import codec
-from madkv.wire.admission import FirstLine, SeldomLine
 from madkv.wire.boxes import ASK, COMMAND, Box, field
 from madkv.wire.codec import take_blob, take_bytes, take_integer, take_ports
+from madkv.wire.lines import FirstLine, SeldomLine
 from madkv.wire.peer import decode
 from madkv.wire.protocol import BoxProtocol
 

@@ -38,7 +38,7 @@ from madkv.addresses import Address
 from madkv.errors import InvalidArgument, TLSError
 from madkv.limits import TLS_HANDSHAKE_SECONDS_MAX, TLS_REFUSALS_KEPT, TLS_STRANGERS_MAX
 from madkv.tls import NO_TLS, NODES, TLSFiles, certificate_fault, explain, name_of, names_among, roles_of, shown
-from madkv.wire.admission import FirstLine
+from madkv.wire.lines import FirstLine
 
 _HANDSHAKE_RECORD = 0x16
 """What the first byte of TLS is, and of no box."""
