@@ -1,8 +1,8 @@
 """What TLS is set up with, whom certificates are of, and what is said of one that is refused. Pure.
 
 A certificate says whom it is of by a URI among its subject alternative names: `madkv://server/s0.1`,
-`madkv://manager/m.0`, or `madkv://client/NAME` (its *names* here). One of a node also has the addresses at which it is
-reached, as IP addresses and DNS names. docs/tls.md tells who looks at what.
+`madkv://manager/m.0`, `madkv://client/NAME` or `madkv://operator/NAME` (its *names* here). One of a node also has the
+addresses at which it is reached, as IP addresses and DNS names. docs/tls.md tells who looks at what.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,9 @@ from madkv.errors import InvalidArgument, Rejected, TLSError
 OPTIONS = ("tls-ca", "tls-cert", "tls-key")
 VARIABLES = ("MADKV_TLS_CA", "MADKV_TLS_CERT", "MADKV_TLS_KEY")
 SCHEME = "madkv://"
-CLIENT, MANAGER, SERVER = "client", "manager", "server"
+CLIENT, OPERATOR, MANAGER, SERVER = "client", "operator", "manager", "server"
 NODES = (MANAGER, SERVER)
+ROLES = (CLIENT, OPERATOR, *NODES)
 NO_TLS = "it closed the connection instead of answering in TLS, which it may not speak"
 
 _VERIFY_ERRORS = {
@@ -85,7 +86,7 @@ def names_among(uris: Iterable[str]) -> frozenset[str]:
 
 
 def roles_of(names: Iterable[str]) -> frozenset[str]:
-    """Which of the three roles they name."""
+    """Which of the ROLES they name."""
     return frozenset(name.removeprefix(SCHEME).partition("/")[0] for name in names)
 
 
@@ -101,6 +102,13 @@ def check_claim(names: frozenset[str] | None, *nodes: str) -> None:
     """
     if names is not None and names.isdisjoint(map(name_of, nodes)):
         raise Rejected(f"{nodes[0]} shows a certificate of {shown(names)}")
+
+
+def check_operator(names: frozenset[str] | None, command: str) -> None:
+    """Raise Rejected unless the certificate is an operator's, as this command needs it. None stands for a connection
+    without TLS, on which anybody is everybody."""
+    if names is not None and OPERATOR not in roles_of(names):
+        raise Rejected(f"{command} is for operators: the certificate is of {shown(names)}; see docs/tls.md")
 
 
 def check_hello(names: frozenset[str] | None, hello: Mapping[bytes, bytes]) -> None:

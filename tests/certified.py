@@ -15,7 +15,7 @@ NODES = ("s0", "s0.0", "s0.1", "s0.2", "m.0")
 
 
 class Certificates:
-    """A directory of them: of some nodes and of a client; of one that has expired, and those of another CA."""
+    """A directory of them: of some nodes, a client and an operator; one that has expired, and those of another CA."""
 
     def __init__(self, root: Path, nodes: Iterable[str] = NODES) -> None:
         self.directory = root / "certificates"

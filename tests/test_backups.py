@@ -136,6 +136,20 @@ class BackupsTest(SynchronousTestCase):
         box = self.ask()
         self.assertEqual((box[b"pairs"], b"cursor" in box), (b"", False))
 
+    def test_with_tls_it_is_for_operators(self) -> None:
+        self.fill()
+        cursor = self.ask()[b"cursor"]
+        other = Client(self.factory, "madkv://client/alice")
+        for box in (self.ask(client=other), self.ask(cursor, other)):
+            self.assert_error(box, b"REFUSED")
+            self.assertEqual(
+                box[b"_error_description"].decode(),
+                "Backup is for operators: the certificate is of client alice; see docs/tls.md",
+            )
+        self.assertNotIn(b"_error", other.call(codec.GET, field(b"key", b"c1")))
+        self.assertIn(b"cursor", self.ask(client=Client(self.factory, "madkv://operator/bob", "madkv://client/bob")))
+        self.assertNotIn(b"cursor", self.ask(cursor), "one that is under way goes on")
+
     def test_only_a_leader_makes_one(self) -> None:
         self.replica.read = lambda key, released: released(NotLeader("another leads", 2))  # type: ignore[method-assign]
         box = self.ask()

@@ -77,8 +77,11 @@ class RefusingReplica:
 class Client:
     """The other end of a server's connection."""
 
-    def __init__(self, factory: ServerFactory) -> None:
-        self.transport = StringTransport()
+    def __init__(self, factory: ServerFactory, *certified: str) -> None:
+        """`certified`: the names in its certificate; without any it has no TLS."""
+        self.transport: Any = StringTransport()
+        if certified:
+            self.transport.certified_names = frozenset(certified)
         self.protocol: ServerProtocol = factory.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
         self._tag = 0

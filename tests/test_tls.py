@@ -25,6 +25,7 @@ from madkv.tls import (
     TLSFiles,
     check_claim,
     check_hello,
+    check_operator,
     explain,
     names_among,
     roles_of,
@@ -98,6 +99,11 @@ def test_names() -> None:
     for claimed in ("s0.0", "s0.11", "m.0", "", "s0.1 "):
         with pytest.raises(Rejected, match=r"shows a certificate of client alice and server s0\.1$"):
             check_claim(names, claimed)
+    for allowed in (None, frozenset(["madkv://operator/o"]), names | {"madkv://operator/o"}):
+        check_operator(allowed, "Backup")
+    for refused in (names, frozenset[str](), frozenset(["madkv://operators/o", "madkv://client/operator"])):
+        with pytest.raises(Rejected, match=r"^Backup is for operators: the certificate is of .*; see docs/tls\.md$"):
+            check_operator(refused, "Backup")
     check_hello(None, {})
     check_hello(names, {b"node": b"s0.1"})
     with pytest.raises(TLSError, match=r"^m\.0 shows a certificate of"):
@@ -145,7 +151,7 @@ def test_certificates_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture
     words = ["p3", "managers=10.0.0.1:1", "manager-p2ps=10.0.0.2:1", "server-rf=1", "servers=db.example:1,[::2]:1"]
     words += ["server-p2ps=db.example:2,[::2]:2", "clients=alice,bob", f"dir={directory}"]
     assert making.main(words) == 0
-    assert "certificates of m.0, s0.0, s1.0, alice, bob are in" in capsys.readouterr().out
+    assert "certificates of m.0, s0.0, s1.0, alice, bob, operator are in" in capsys.readouterr().out
     names = {path.stem: names_in(path) for path in directory.glob("*.pem") if path.stem != "ca"}
     assert names == {
         "m.0": ["madkv://manager/m.0", "10.0.0.1", "10.0.0.2"],
@@ -153,10 +159,11 @@ def test_certificates_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture
         "s1.0": ["madkv://server/s1.0", "::2"],
         "alice": ["madkv://client/alice"],
         "bob": ["madkv://client/bob"],
+        "operator": ["madkv://operator/operator"],
     }
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     keys = list(directory.glob("*.key"))
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     assert [path.name for path in tmp_path.iterdir()] == ["tls"]
 
@@ -185,7 +192,10 @@ def test_later_certificates_of_the_same_ca(tmp_path: Path) -> None:
     assert 10 <= (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days <= 11
 
 
-@pytest.mark.parametrize("words", ["p3 servers=nowhere", "p1 clients=s0", "p1 clients=../x", "p1 ca=/nowhere"])
+@pytest.mark.parametrize(
+    "words",
+    ["p3 servers=nowhere", "p1 clients=s0", "p1 clients=operator", "p1 clients=../x", "p1 ca=/nowhere"],
+)
 def test_what_cannot_be_made_leaves_nothing(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert making.main([*words.split(), f"dir={tmp_path / 'tls'}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

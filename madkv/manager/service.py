@@ -5,18 +5,15 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.logger import Logger
 
 from madkv.counts import Histogram
 from madkv.errors import Busy, InvalidArgument, Rejected
-from madkv.limits import PEER_REFUSALS_KEPT
 from madkv.manager.registrar import Claim, Registrar
 from madkv.tls import check_claim
 from madkv.wire import codec
 from madkv.wire.answering import AnsweringFactory, AnsweringProtocol
 from madkv.wire.boxes import Box, blob
 from madkv.wire.codec import take_bytes
-from madkv.wire.lines import FirstLine
 
 
 class ManagerProtocol(AnsweringProtocol):
@@ -29,7 +26,7 @@ class ManagerProtocol(AnsweringProtocol):
         self._responders |= {
             codec.GET_MAP: partial(self._start, self._get_map, service.times["get_map"]),
             codec.REGISTER: partial(self._start, self._register, service.times["register"]),
-            codec.REPLACE_DISK: partial(self._start, self._replace_disk, service.times["replace_disk"]),
+            codec.REPLACE_DISK: partial(self._start_for_operator, self._replace_disk, service.times["replace_disk"]),
         }
 
     async def _get_map(self, box: Box) -> bytes:
@@ -66,14 +63,12 @@ class ManagerProtocol(AnsweringProtocol):
 class ManagerFactory(AnsweringFactory):
     """The service of one manager: its registrar, and all connections."""
 
-    log = Logger()
     kind = "manager"
     role = b"manager"
 
     def __init__(self, clock: IReactorTime, node: bytes, status: Callable[[], dict[str, Any]]) -> None:
         super().__init__(clock, node, b"", status)
         self.times = {name: Histogram() for name in ("get_map", "register", "replace_disk")}
-        self.refusals = FirstLine(clock, self.log, PEER_REFUSALS_KEPT)
         self.registrar: Registrar | None = None
         """None until the managers have found each other."""
 

@@ -8,6 +8,7 @@ from madkv.errors import InvalidArgument, MadKVError, Refused, shown
 from madkv.operate.ask import ask, ask_in_turn, ask_map, check_files
 from madkv.operate.health import NotSeen, map_of
 from madkv.operate.nodes import Node, is_node, parse_node
+from madkv.tls import TLSFiles
 from madkv.wire import codec
 from madkv.wire.boxes import Box
 
@@ -64,17 +65,18 @@ def _addresses(node: Node, managers: str) -> tuple[list[str], str]:
     return list(map(show_address, partition_map.replicas[node.partition])), partition_map.cluster
 
 
-def hand_to(node: Node, addresses: Sequence[str], cluster: str = "") -> int:
+def hand_to(node: Node, addresses: Sequence[str], cluster: str = "", files: TLSFiles | None = None) -> int:
     """Have whoever leads the node's group, whose replicas are at these addresses, hand over to it; its term then.
 
     Nobody else is asked who has come to one of them, of another group or, where it is known, of another `cluster`.
-    Asking twice does no harm: a node that leads already says so. Raises MadKVError when it does not come about.
+    Asking twice does no harm: a node that leads already says so. `files` are TLS's, as `ask` takes them. Raises
+    MadKVError when it does not come about.
     """
     fields = codec.integer(b"replica", node.replica or 0)
 
     def transfer(address: str) -> Box:
-        _check_group(address, node, cluster)
-        return ask(address, codec.TRANSFER_LEADER, fields, seconds_max=TRANSFER_SECONDS_MAX)
+        _check_group(address, node, cluster, files)
+        return ask(address, codec.TRANSFER_LEADER, fields, files, TRANSFER_SECONDS_MAX)
 
     answer = ask_in_turn(f"no replica of group {node.group} leads it", addresses, transfer)
     return codec.take_answer_integer(answer, b"term")
@@ -84,8 +86,8 @@ class _Stranger(Refused):
     """Somebody else is where a replica of the group should be."""
 
 
-def _check_group(address: str, node: Node, cluster: str) -> None:
-    hello = ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION))
+def _check_group(address: str, node: Node, cluster: str, files: TLSFiles | None) -> None:
+    hello = ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION), files)
     name, theirs = shown(hello.get(b"node", b"")), shown(hello.get(b"cluster", b""))
     if not is_node(name) or parse_node(name).group != node.group or (cluster and theirs and theirs != cluster):
         raise _Stranger(f"it is {name or 'no node'} of cluster {theirs or 'no name'}")

@@ -28,13 +28,13 @@ from madkv.addresses import Address, is_loopback, show_address
 from madkv.errors import InvalidArgument, MadKVError
 from madkv.limits import CONNECTIONS_MAX, CONNECTIONS_MIN, FILES_KEPT, TLS_CONNECTIONS_MAX
 from madkv.server.replica import Replica
-from madkv.tls import CLIENT, NODES, OPTIONS, TLSFiles, tls_files
+from madkv.tls import OPTIONS, ROLES, TLSFiles, tls_files
 from madkv.wire.answering import AnsweringFactory
 
 if TYPE_CHECKING:  # at run time OpenSSL comes in only where there is TLS
     from madkv.wire.tls import Credentials
 
-ANYBODY = frozenset((CLIENT, *NODES))
+ANYBODY = frozenset(ROLES)
 TLS_PARAMETERS = [
     ["tls-ca", None, None, "PEM file with the CA whose certificates count: with it, all connections are TLS."],
     ["tls-cert", None, None, "PEM file with the certificate of this node."],

@@ -61,7 +61,7 @@ class ServerProtocol(AnsweringProtocol):
             codec.SCAN: self._scan,
             codec.OPEN_SESSION: self._open_session,
             codec.CLOSE_SESSION: self._close_session,
-            codec.BACKUP: partial(self._start, self._backup, None),
+            codec.BACKUP: partial(self._start_for_operator, self._backup, None),
         }
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -1,7 +1,8 @@
 """Make a CA and the certificates of a cluster: `./justw tls::make p3 servers=…`, with addresses as recipes take them.
 
-In the directory that is made lie `ca.pem` and `ca.key`, and for each node and client `NAME.pem` and `NAME.key`. Nothing
-is ever overwritten: later certificates of the same CA go to another directory (`ca=` names the one with the CA).
+In the directory that is made lie `ca.pem` and `ca.key`, and for each node, each client and an operator `NAME.pem` and
+`NAME.key`. Nothing is ever overwritten: later certificates of the same CA go to another directory (`ca=` names the one
+with the CA).
 """
 
 import argparse
@@ -29,7 +30,7 @@ from madkv.testing.ending import complain, run_tool
 from madkv.testing.options import Parser, whole
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Shape, ShapeError, addresses
-from madkv.tls import CLIENT, SCHEME, VARIABLES, TLSFiles, name_of
+from madkv.tls import CLIENT, OPERATOR, SCHEME, VARIABLES, TLSFiles, name_of
 
 DIRECTORY = "tls"
 """Where a checkout has its certificates, and a cluster of a tool's own has them in its root."""
@@ -213,7 +214,8 @@ def make(
     days: int = DAYS,
     ca: Path | None = None,
 ) -> None:
-    """Make a directory with certificates for nodes at their hosts, and for clients. Raises CertificatesError, OSError.
+    """Make a directory with certificates for nodes at their hosts, for clients, and for an operator, which goes by that
+    name. Raises CertificatesError, OSError.
 
     `ca` is a directory whose CA is to be used; its certificate is copied, and its key is not.
     """
@@ -232,6 +234,7 @@ def make(
             authority.issue(whole_directory, node, name_of(node), where, days)
         for client in clients:
             authority.issue(whole_directory, client, f"{SCHEME}{CLIENT}/{client}", days=days, is_node=False)
+        authority.issue(whole_directory, OPERATOR, f"{SCHEME}{OPERATOR}/{OPERATOR}", days=days, is_node=False)
         whole_directory.rename(directory)
 
 
@@ -285,13 +288,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         hosts = _hosts(options)
         clients = [each for each in options.clients.split(",") if each]
-        if wrong := [each for each in clients if not each.isidentifier() or each in (CA, *hosts)]:
-            raise CertificatesError(f"{wrong[0]!r} is no name for a client: letters, digits and _, and no node's")
+        if wrong := [each for each in clients if not each.isidentifier() or each in (CA, OPERATOR, *hosts)]:
+            raise CertificatesError(f"{wrong[0]!r} is no name for a client: letters, digits and _, and nobody else's")
         make(options.dir, hosts, clients, options.days, options.ca)
     except (CertificatesError, ShapeError, OSError) as error:
         complain(f"madkv tls: {error}")
         return 1
-    print(f"certificates of {', '.join((*hosts, *clients))} are in {options.dir}; keep {CA}.key to yourself")
+    print(f"certificates of {', '.join((*hosts, *clients, OPERATOR))} are in {options.dir}; keep {CA}.key to yourself")
     return 0
 
 

@@ -28,6 +28,7 @@ from madkv.testing.node import twistd
 from madkv.testing.ports import free_ports
 from madkv.testing.service import ServiceError
 from madkv.testing.shape import Node, Shape, ShapeError
+from madkv.tls import OPERATOR, TLSFiles
 from madkv.wire import codec
 from madkv.wire.boxes import field
 
@@ -121,8 +122,13 @@ class Cluster:
 
     @property
     def certificates(self) -> Path:
-        """Where those of all its nodes, and of its clients, are."""
+        """Where those of all its nodes, and of its clients and its operator, are."""
         return (self.root / certificates.DIRECTORY).absolute()
+
+    @property
+    def operator(self) -> TLSFiles | None:
+        """What is shown with calls that are for operators; None without TLS."""
+        return certificates.files(self.certificates, OPERATOR) if self.tls else None
 
     def _take_environment(self) -> None:
         """Have the certificates of this cluster there, or none: those of another service are of no use with it."""
@@ -202,12 +208,12 @@ class Cluster:
 
         The node must be down: then asking again, when an answer was lost, gives up no disk that has come meanwhile.
         """
-        why = "no manager answers"
+        why, named = "no manager answers", field(b"node", str(node).encode())
         ends = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < ends:  # the one that leads may be the one that was lost
             for manager in self.shape.nodes("m"):
                 try:
-                    ask(self.shape.address(manager), codec.REPLACE_DISK, field(b"node", str(node).encode()))
+                    ask(self.shape.address(manager), codec.REPLACE_DISK, named, self.operator)
                 except Rejected as error:
                     return str(error)
                 except (OSError, MadKVError) as error:

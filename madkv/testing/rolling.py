@@ -65,7 +65,8 @@ def restart_all(
 
 def _hand_over(cluster: Cluster, to: Node) -> int:
     try:
-        return hand_to(to, [cluster.shape.address(each) for each in cluster.shape.nodes(to.group)])
+        addresses = [cluster.shape.address(each) for each in cluster.shape.nodes(to.group)]
+        return hand_to(to, addresses, files=cluster.operator)
     except MadKVError as error:
         raise ClusterError(f"{to} does not take over: {error}") from None
 

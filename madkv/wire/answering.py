@@ -17,13 +17,15 @@ from twisted.python.failure import Failure
 
 from madkv import __version__
 from madkv.counts import Histogram
-from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, VersionMismatch
-from madkv.limits import CONNECTIONS_MAX
+from madkv.errors import Busy, InternalError, MadKVError, ProtocolError, Rejected, VersionMismatch
+from madkv.limits import CONNECTIONS_MAX, PEER_REFUSALS_KEPT
+from madkv.tls import check_operator
 from madkv.wire import codec
 from madkv.wire.admission import Admission
 from madkv.wire.boxes import ASK, COMMAND, Box, blob, field
 from madkv.wire.codec import take_integer
 from madkv.wire.in_flight import CallsInFlight, NotNow, Share
+from madkv.wire.lines import FirstLine
 from madkv.wire.protocol import BoxProtocol
 
 Answer = Callable[[Box], Coroutine[Deferred[Any], Any, bytes]]
@@ -45,7 +47,7 @@ class AnsweringProtocol(BoxProtocol):
         self._responders: dict[bytes, Callable[[bytes, Box], None]] = {
             codec.HELLO: self._hello,
             codec.STATUS: self._status,
-            codec.TRANSFER_LEADER: partial(self._start, self._transfer_leader, None),
+            codec.TRANSFER_LEADER: partial(self._start_for_operator, self._transfer_leader, None),
         }
 
     def connectionMade(self) -> None:
@@ -122,6 +124,15 @@ class AnsweringProtocol(BoxProtocol):
             lambda failure: self.log.failure("an answer went wrong in a way that was not foreseen", failure)
         )
 
+    def _start_for_operator(self, answer_to: Answer, times: Histogram | None, tag: bytes, box: Box) -> None:
+        """The same for what only operators may ask; raises Rejected for others, and says so in the log."""
+        try:
+            check_operator(self.certified, box[COMMAND].decode())
+        except Rejected as refusal:
+            self._service.refusals.say(str(refusal), f"refused a call of {self.peer}: {refusal}")
+            raise
+        self._start(answer_to, times, tag, box)
+
     async def _finish(self, answer_to: Answer, times: Histogram | None, tag: bytes, box: Box) -> None:
         began = self._clock.seconds()
         try:
@@ -138,6 +149,7 @@ class AnsweringProtocol(BoxProtocol):
 class AnsweringFactory(Factory):
     """All connections to one node, and what is in flight on them together."""
 
+    log = Logger()
     noisy = False
     kind: str
     """What the node is, in lines for people."""
@@ -154,6 +166,8 @@ class AnsweringFactory(Factory):
         """The cluster's id, empty until it is known."""
         self.admission = Admission(clock, CONNECTIONS_MAX)
         self.in_flight = CallsInFlight(clock, self.kind)
+        self.refusals = FirstLine(clock, self.log, PEER_REFUSALS_KEPT)
+        """Of calls by those whose certificates are not for them."""
         self.transfer_leader: Callable[[int], Coroutine[Deferred[Any], Any, int]] | None = None
         """Hands the leadership of the node's group to the replica of that number; the term in which that leads. None
         while the node takes part in no group."""

@@ -3,6 +3,8 @@
 Writes may carry (session, sequence, floor), as MadKV's own clients do, which makes their retries exactly-once. Without
 them a write is executed each time it arrives: a caller whose connection breaks before the answer cannot know whether
 it took effect, and a retry may take effect twice.
+
+Where there is TLS, ReplaceDisk, Backup and TransferLeader are for operators: a certificate of anybody else is Rejected.
 """
 
 from typing import Any
@@ -228,7 +230,11 @@ class Backup(amp.Command):
         (b"term", amp.Integer(optional=True)),
         (b"ownership", Blob(optional=True)),
     ]
-    errors = {**_REFUSALS, errors.ScanExpired: errors.ScanExpired.code}
+    errors = {
+        **_REFUSALS,
+        errors.ScanExpired: errors.ScanExpired.code,
+        errors.Rejected: errors.Rejected.code,
+    }
 
 
 class TransferLeader(amp.Command):

@@ -4,6 +4,7 @@ And what has no TLS, or has no certificates, beside it.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from madkv.testing import certificates
 from madkv.testing.certificates import Authority, CertificatesError
 from madkv.testing.cluster import Cluster
 from madkv.testing.options import Parser, add_shared
-from madkv.tls import VARIABLES, name_of
+from madkv.tls import OPERATOR, VARIABLES, name_of
 from tests.certified import Certificates
 from tests.monitor.daemons import get, get_json
 from tests.processes import ROOT, ServerProcess, free_address
@@ -44,9 +45,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def madkv(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run an operator's command with the three options."""
-    return bare(*words, "--managers", cluster.address, *certificates.options_of(cluster.certificates, "client"))
+def madkv(cluster: Cluster, *words: str, certified_as: str = OPERATOR) -> subprocess.CompletedProcess[str]:
+    """Run a command with the three options."""
+    return bare(*words, "--managers", cluster.address, *certificates.options_of(cluster.certificates, certified_as))
 
 
 def bare(*words: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +76,7 @@ def test_a_backup_from_one_cluster_into_another(cluster: Cluster, file: Path, tm
     done = madkv(cluster, "restore", str(file))
     assert done.returncode == 2 and "the cluster is not empty" in done.stderr
     with Cluster.local(tmp_path / "other", 1, None, tls=True) as other:
-        done = madkv(other, "restore", str(file))
+        done = madkv(other, "restore", str(file), certified_as="client")
         assert (done.returncode, done.stdout.startswith("restored 200 pairs, ")) == (0, True), done
         with BlockingClient(managers=other.address) as client:
             assert dict(client.scan(b"", b"~")) == PAIRS
@@ -88,6 +89,45 @@ def test_the_lead_is_handed_over(cluster: Cluster) -> None:
     assert cluster.leader("s0") == follower
     done = madkv(cluster, "status")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_for_operators(cluster: Cluster, tmp_path: Path) -> None:
+    """With the certificate of a client nothing of it is done, and both sides say why in one line."""
+    leader = cluster.leader("s0")
+    assert leader is not None
+    other = next(node for node in cluster.shape.nodes("s0") if node != leader)
+    file = tmp_path / "file"
+    for command, called, word, node in (
+        ("backup", "Backup", str(file), "s0.0"),
+        ("transfer-leader", "TransferLeader", str(other), "s0.0"),
+        ("replace-disk", "ReplaceDisk", "s0.2", "m.0"),
+    ):
+        done = madkv(cluster, command, word, certified_as="client")
+        line = f"{called} is for operators: the certificate is of client client; see docs/tls.md"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"madkv {command}: {line}\n")
+        log = cluster.log(cluster.shape.node(node)).read_text()
+        assert re.findall(rf"refused a call of \S+:\d+: {re.escape(line)}$", log, re.MULTILINE), log
+    assert not file.exists()
+    assert cluster.leader("s0") == leader
+    done = madkv(cluster, "status", certified_as="client")
+    assert (done.returncode, done.stderr) == (0, ""), "which shows no vacant disk"
+    with BlockingClient(managers=cluster.address, tls=cluster.operator) as client:
+        assert client.get(min(PAIRS)) == PAIRS[min(PAIRS)], "an operator may do what clients may"
+
+
+@pytest.mark.parametrize("by", ["the command", "the cluster"])
+def test_a_disk_is_replaced(cluster: Cluster, by: str) -> None:
+    """By an operator, which is what a cluster of a recipe is to its managers."""
+    node = cluster.shape.node("s0.2")
+    cluster.kill(node)
+    if by == "the command":
+        done = madkv(cluster, "replace-disk", str(node))
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert cluster.replace_disk(node) is None
+    cluster.wipe(node)
+    cluster.start(node)
+    cluster.wait_until_caught_up(node)
 
 
 @pytest.mark.parametrize("words", ["status", "backup {file}-2", "restore {file}", "transfer-leader s0.1"])

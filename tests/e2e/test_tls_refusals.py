@@ -97,7 +97,10 @@ def test_no_certificate(server: ServerProcess, certificates: Certificates) -> No
 def test_a_certificate_without_a_name_of_madkv(server: ServerProcess, certificates: Certificates) -> None:
     stranger = certificates.issue("stranger", "https://example.com/", is_node=False)
     assert refusal_of(stranger, server.address) == f"{REFUSES}not this role, node or address"
-    refused(server, "its certificate is of nobody of MadKV, and here only one of a client or manager or server does")
+    refused(
+        server,
+        "its certificate is of nobody of MadKV, and here only one of a client or manager or operator or server does",
+    )
 
 
 def test_a_client_without_tls(server: ServerProcess, tmp_path: Path) -> None:

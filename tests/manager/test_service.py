@@ -243,6 +243,41 @@ class OtherCallsTest(SynchronousTestCase):
         self.assertFalse(manager.machine.slots[0, 1].is_catching_up)
         self.assertEqual(self.replace(manager, "m.2"), (b"", ""))
 
+    def test_with_tls_some_calls_are_for_operators(self) -> None:
+        lines: list[str] = []
+        manager = Manager().found()
+        manager.register_all(0, 1)
+        self.patch(manager.factory.refusals, "say", lambda what, line: lines.append(f"{what}: {line}"))
+
+        async def transfer(replica: int) -> int:
+            return 7
+
+        manager.factory.transfer_leader = transfer
+        is_vacant = dict.fromkeys(manager.machine.slots, False)
+        for names, shown in (
+            (["madkv://client/alice"], "client alice"),
+            (["madkv://client/operator"], "client operator"),
+            (["madkv://server/s0.1"], "server s0.1"),
+            (["madkv://manager/m.0", "madkv://client/bob"], "client bob and manager m.0"),
+        ):
+            other: Any = Client(manager.factory, *names)  # type: ignore[arg-type]
+            for command, name, fields in (
+                (codec.REPLACE_DISK, "ReplaceDisk", field(b"node", b"s0.1")),
+                (codec.TRANSFER_LEADER, "TransferLeader", codec.integer(b"replica", 1)),
+            ):
+                box = other.call(command, fields)
+                line = f"{name} is for operators: the certificate is of {shown}; see docs/tls.md"
+                self.assertEqual((box[b"_error_code"], box[b"_error_description"].decode()), (b"REFUSED", line))
+                self.assertIn(f"{line}: refused a call of ", lines.pop())
+            for command in (codec.STATUS, codec.GET_MAP):
+                self.assertNotIn(b"_error", other.call(command))
+        self.assertEqual(lines, [])
+        self.assertEqual({place: slot.is_vacant for place, slot in manager.machine.slots.items()}, is_vacant)
+        operator: Any = Client(manager.factory, "madkv://operator/alice")  # type: ignore[arg-type]
+        self.assertEqual(operator.call(codec.TRANSFER_LEADER, codec.integer(b"replica", 1))[b"term"], b"7")
+        self.assertNotIn(b"_error", operator.call(codec.REPLACE_DISK, field(b"node", b"s0.1")))
+        self.assertTrue(manager.machine.slots[0, 1].is_vacant)
+
     def test_nodes_that_are_none(self) -> None:
         manager = Manager().found()
         for node, code in (("x", b"INVALID_ARGUMENT"), ("\udcff", b"INVALID_ARGUMENT"), ("s7.0", b"REFUSED")):
