@@ -134,6 +134,8 @@ HTTP_HEADERS_MAX = 64
 HTTP_REQUEST_SECONDS_MAX = 20.0
 """From the beginning of a connection, or the end of the answer before, to the end of a request; and how long an answer
 may stay unread. A request's line and headers have at most 16 KiB, as Twisted has it, and no body follows them."""
+METRICS_SECONDS = 0.25
+"""How old the metrics may be that somebody gets: so long all who ask get the same. To make them takes milliseconds."""
 
 # --- A cluster -------------------------------------------------------------------------------------------------------
 REPLICAS_MAX = 9

@@ -86,7 +86,7 @@ ROOMS = {
     ),
     # What daemons show of themselves; they know nothing of it but its option.
     "madkv.monitor.": Room(
-        (*PURE, "madkv.operate.", "madkv.raft.", "madkv.server.parts", "madkv.server.process"),
+        (*PURE, "madkv.operate.", "madkv.raft.", "madkv.server.parts", "madkv.server.process", "madkv.wire.lines"),
         ("attr", "attrs", "prometheus_client", "twisted"),
     ),
     "madkv.server.tap": Room((*SERVER, "madkv.server.", "madkv.monitor.option"), SERVER_PACKAGES),

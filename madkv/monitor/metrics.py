@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from madkv import __version__
 from madkv.counts import Histogram
+from madkv.limits import METRICS_SECONDS
 from madkv.raft.core import RaftCore
 from madkv.server.parts import TICK_SECONDS
 from madkv.server.process import Inside
@@ -46,7 +47,11 @@ WAITING = {
 class Metrics:
     """All of one process."""
 
-    def __init__(self, node: str, inside: Callable[[], Inside | None]) -> None:
+    def __init__(self, node: str, inside: Callable[[], Inside | None], seconds: Callable[[], float]) -> None:
+        """`seconds` is a clock."""
+        self._seconds = seconds
+        self._text = b""
+        self._made = float("-inf")
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -63,8 +68,11 @@ class Metrics:
         gc.callbacks.remove(self._pauses.note)
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
-        return generate_latest(self._registry)
+        """As Prometheus reads it; the same for all who ask within METRICS_SECONDS."""
+        now = self._seconds()
+        if now - self._made >= METRICS_SECONDS:
+            self._text, self._made = generate_latest(self._registry), now
+        return self._text
 
 
 class _Pauses(Collector):

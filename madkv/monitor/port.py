@@ -16,11 +16,13 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
+from twisted.logger import LimitedHistoryLogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from madkv.addresses import show_address
 from madkv.limits import HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_REQUEST_SECONDS_MAX
+from madkv.wire.lines import SeldomLine
 
 HEADERS = {
     b"cache-control": b"no-store",
@@ -126,6 +128,8 @@ class _Channel(http.HTTPChannel):
     requestFactory = _Request
     maxHeaders = HTTP_HEADERS_MAX
     abortTimeout = 5
+    _log = Logger(observer=LimitedHistoryLogObserver(0))
+    """Twisted's own, for a line about each connection that takes too long."""
 
     def connectionMade(self) -> None:
         """Count it in."""
@@ -136,6 +140,15 @@ class _Channel(http.HTTPChannel):
         """Count it out."""
         super().connectionLost(reason)
         self.factory.connections.discard(self)
+
+    def timeoutConnection(self) -> None:
+        """It has taken too long; or nobody needs it any more, as happens all day."""
+        peer = self.transport.getPeer()
+        self.factory.closings.say(
+            f"closed the connection of {show_address((peer.host, peer.port))} over HTTP: "
+            f"no request, or an answer that it did not read, for {HTTP_REQUEST_SECONDS_MAX:g} seconds"
+        )
+        super().timeoutConnection()
 
     def resetTimeout(self) -> None:
         """Twisted begins anew with every byte; here a request has its time, however it comes."""
@@ -153,6 +166,7 @@ class Site(http.HTTPFactory):
         self.is_on_loopback = False
         """Whether only this machine reaches the port. Elsewhere it may have any name, and its network may ask it."""
         self.connections: set[_Channel] = set()
+        self.closings = SeldomLine(reactor, _log)
 
     def startFactory(self) -> None:
         """There is no log of requests, so nobody needs to know the time each second."""

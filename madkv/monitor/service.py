@@ -59,7 +59,7 @@ class MonitorService(Service):
         process, inside = self._process, self._process.inside()
         assert inside is not None, "the process has begun"
         node = self._node = inside.service.node.decode()
-        self._metrics = Metrics(node, process.inside)
+        self._metrics = Metrics(node, process.inside, process.reactor.seconds)
         self._watch = Watch(node, process)
         routes: dict[bytes, Route] = {path: _file(*file) for path, file in FILES.items()}
         routes |= {

@@ -5,6 +5,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from madkv.limits import HTTP_CONNECTIONS_MAX, HTTP_HEADERS_MAX, HTTP_REQUEST_SECONDS_MAX
@@ -202,6 +203,25 @@ class PortTest(SynchronousTestCase):
             self.assertFalse(transport.disconnecting)
             self.clock.advance(HTTP_REQUEST_SECONDS_MAX)
             self.assertTrue(transport.disconnecting, pieces)
+
+    def test_those_that_take_too_long_are_one_line_a_second(self) -> None:
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        for _ in range(HTTP_CONNECTIONS_MAX):
+            self.connect()
+        self.clock.advance(HTTP_REQUEST_SECONDS_MAX)
+        self.assertEqual(self.site.connections, set())
+        why = "over HTTP: no request, or an answer that it did not read, for 20 seconds"
+        self.assertEqual(lines, [f"closed the connection of 192.168.1.1:54321 {why}"])
+        self.connect()
+        self.clock.advance(HTTP_REQUEST_SECONDS_MAX)
+        more = f" ({HTTP_CONNECTIONS_MAX - 1} more since the last such line)"
+        self.assertEqual(lines[1:], [f"closed the connection of 192.168.1.1:54321 {why}{more}"])
 
     def test_one_connection_too_many(self) -> None:
         connections = [self.connect() for _ in range(HTTP_CONNECTIONS_MAX)]
