@@ -40,7 +40,8 @@ def ask(
     files: TLSFiles | None = None,
     seconds_max: float = ASK_SECONDS,
 ) -> Box:
-    """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError.
+    """The answer to a command; `fields` are its arguments, encoded. Raises OSError and MadKVError; TimeoutError when it
+    is not all there after `seconds_max`, whatever has come.
 
     `files` are those of TLS; None: those that the environment names, if it does.
     """
@@ -50,31 +51,41 @@ def ask(
         boxes: list[Box] = []
         data = b""
         while not boxes:
+            # What came while this process had no turn is taken, however late that is.
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             piece = sock.recv(READ_BYTES)
             if not piece:
                 raise ConnectionResetError(f"{address} closed the connection")
             data += piece
             parse_boxes(data, boxes)
+            if not boxes and time.monotonic() >= deadline:
+                raise TimeoutError("no answer in time")
     codec.raise_if_error(boxes[0], command)
     return boxes[0]
+
+
+class Stranger(ProtocolError):
+    """Somebody else is where a node should be."""
 
 
 def ask_in_turn(problem: str, addresses: Sequence[str], question: Callable[[str], T]) -> T:
     """What the first of a group's nodes says that answers `question`, as its leader does.
 
-    They are asked again for LOOK_SECONDS_MAX, since a group may have no leader at the moment. Then raises MadKVError,
-    with the `problem` and what each has said; and at once whatever another try does not help against.
+    They are asked again for LOOK_SECONDS_MAX, since a group may have no leader at the moment, but not when they are all
+    strangers, who are no nodes of it. Then raises MadKVError, with the `problem` and what each has said; and at once
+    whatever another try does not help against.
     """
     ends = time.monotonic() + LOOK_SECONDS_MAX
     while True:
         said: list[str] = []
+        strangers = 0
         for address in addresses:
             try:
                 return question(address)
-            except (Refused, Interrupted, OSError, TLSError) as error:
+            except (Refused, Interrupted, OSError, ProtocolError) as error:
                 said.append(f"{address}: {error}")
-        if time.monotonic() >= ends:
+                strangers += isinstance(error, ProtocolError) and not isinstance(error, TLSError)
+        if strangers == len(addresses) or time.monotonic() >= ends:
             raise MadKVError(f"{problem}: {'; '.join(said)}")
         time.sleep(PAUSE_SECONDS)
 

@@ -7,7 +7,7 @@ from madkv.addresses import parse_address, parse_addresses, show_address
 from madkv.client.connection import connector
 from madkv.errors import InternalError, Interrupted, MadKVError, ProtocolError
 from madkv.limits import TRY_SECONDS_MAX
-from madkv.operate.ask import ask_in_turn
+from madkv.operate.ask import Stranger, ask_in_turn
 from madkv.wire import codec
 from madkv.wire.boxes import field
 
@@ -45,7 +45,7 @@ def _ask(address: str, node: str) -> None:
         hello = connection.exchange(codec.HELLO, version, TRY_SECONDS_MAX)
         connection.check_hello(hello)
         if hello.get(b"role") != b"manager":
-            raise ProtocolError(f"{address} is a server; --managers is for the managers' addresses")
+            raise Stranger("it is a server; --managers is for the managers' addresses")
         try:
             fields = field(b"node", node.encode(errors="surrogateescape"))
             connection.exchange(codec.REPLACE_DISK, fields, TRY_SECONDS_MAX)

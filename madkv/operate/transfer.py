@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
-from madkv.errors import InvalidArgument, MadKVError, Refused, shown
-from madkv.operate.ask import ask, ask_in_turn, ask_map, check_files
+from madkv.errors import InvalidArgument, MadKVError, shown
+from madkv.operate.ask import Stranger, ask, ask_in_turn, ask_map, check_files
 from madkv.operate.health import NotSeen, map_of
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.tls import TLSFiles
@@ -82,12 +82,8 @@ def hand_to(node: Node, addresses: Sequence[str], cluster: str = "", files: TLSF
     return codec.take_answer_integer(answer, b"term")
 
 
-class _Stranger(Refused):
-    """Somebody else is where a replica of the group should be."""
-
-
 def _check_group(address: str, node: Node, cluster: str, files: TLSFiles | None) -> None:
     hello = ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION), files)
     name, theirs = shown(hello.get(b"node", b"")), shown(hello.get(b"cluster", b""))
     if not is_node(name) or parse_node(name).group != node.group or (cluster and theirs and theirs != cluster):
-        raise _Stranger(f"it is {name or 'no node'} of cluster {theirs or 'no name'}")
+        raise Stranger(f"it is {name or 'no node'} of cluster {theirs or 'no name'}")

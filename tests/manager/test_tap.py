@@ -418,7 +418,8 @@ def test_replacing_needs_a_manager(tmp_path: Path, stack: ExitStack, server: Any
     done = madkv("replace-disk", "s0.1", "--managers", server.address)
     assert done.returncode == 1
     assert done.stderr == (
-        f"madkv replace-disk: {server.address} is a server; --managers is for the managers' addresses\n"
+        f"madkv replace-disk: no manager leads: {server.address}: it is a server; --managers is for the managers' "
+        "addresses\n"
     )
     cluster = Cluster(tmp_path, stack, managers=1, rf=1)
     cluster.start(0)
@@ -431,6 +432,8 @@ def test_replacing_needs_a_manager(tmp_path: Path, stack: ExitStack, server: Any
     ):
         done = cluster.replace_disk(node)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"madkv replace-disk: {line}\n")
+    done = madkv("replace-disk", "s7", "--managers", f"{server.address},{cluster.managers}")
+    assert (done.returncode, done.stderr) == (1, "madkv replace-disk: this cluster has no such node\n"), "of the second"
 
 
 @pytest.mark.parametrize("error", [None, Interrupted("the leadership was lost"), InternalError("the manager failed")])
