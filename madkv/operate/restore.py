@@ -8,8 +8,10 @@ the same one may go on. Putting a pair twice does no harm.
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -24,6 +26,9 @@ from madkv.wire.codec import Pair
 DONE, FAILED, NOT_BEGUN = 0, 1, 2
 PAGES_AT_ONCE = 4
 """How many pages of the file are being put: some thousand calls at the most, and a few MiB."""
+
+
+T = TypeVar("T")
 
 
 class NotEmpty(MadKVError):
@@ -79,7 +84,7 @@ async def _restore(path: Path, summary: Summary, managers: str, resume: bool, he
         await asyncio.gather(*(_put_pages(client, pages, count, reader, telling, total) for _ in range(PAGES_AT_ONCE)))
         if reader.summary.sha256 != summary.sha256:
             raise MadKVError(f"{path} was changed meanwhile")
-        await client.delete(RESTORING_KEY)
+        await _surely(partial(client.delete, RESTORING_KEY))
     return count
 
 
@@ -97,6 +102,10 @@ async def _begin(client: AsyncClient, summary: Summary, resume: bool, held: dict
             raise NotEmpty(f"the restore of this backup that began at {began} is not complete; `--resume` goes on")
         return
     if resume:
+        if any(key is not None for key in held.values()):
+            raise NotEmpty(
+                "no restore into this cluster is incomplete: one that was broken off as it ended is complete"
+            )
         raise NotEmpty("no restore was broken off in this cluster; leave out --resume")
     for group, key in held.items():
         if key is not None:
@@ -123,15 +132,17 @@ async def _put_pages(
 ) -> None:
     """Put what is left of the file, page by page; others take their share of it."""
     for page in pages:
-        for found in await asyncio.gather(*(_put(client, key, value) for key, value in page)):
+        puts = (_surely(partial(client.put, key, value)) for key, value in page)
+        for found in await asyncio.gather(*puts):
             count.found += found
         count.pairs += len(page)
         telling.tell(lambda: f"{count.pairs:,} pairs, {size(reader.position)} of {size(total)}")
 
 
-async def _put(client: AsyncClient, key: bytes, value: bytes) -> bool:
+async def _surely(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call that may take effect twice."""
     while True:
         try:
-            return await client.put(key, value)
+            return await call()
         except OutcomeUnknown:
-            pass  # whether it was put or not: now it is
+            pass  # whether it took effect or not: now it does

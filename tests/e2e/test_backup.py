@@ -10,8 +10,10 @@ import pytest
 
 from madkv.client.aio import AsyncClient
 from madkv.client.blocking import BlockingClient
+from madkv.errors import OutcomeUnknown
 from madkv.operate.backup import RESTORING_KEY
 from madkv.operate.backup_file import verify
+from madkv.operate.restore import restore
 from madkv.testing.cluster import Cluster
 from tests.processes import Process, free_address, madkv, madkv_command, madkv_refusal
 
@@ -93,7 +95,9 @@ def test_into_a_cluster_of_another_shape(file: Path, empty: Cluster) -> None:
     assert done.stdout.startswith(f"restored {len(PAIRS):,} pairs, ")
     assert held(empty) == PAIRS
     assert madkv_refusal(2, *words).startswith("the cluster is not empty: s0 holds b'"), "a complete one leaves no mark"
-    assert madkv_refusal(2, *words, "--resume") == "no restore was broken off in this cluster; leave out --resume"
+    assert madkv_refusal(2, *words, "--resume") == (
+        "no restore into this cluster is incomplete: one that was broken off as it ended is complete"
+    )
 
 
 def test_a_restore_that_is_broken_off(file: Path, empty: Cluster, tmp_path: Path) -> None:
@@ -117,6 +121,23 @@ def test_a_restore_that_is_broken_off(file: Path, empty: Cluster, tmp_path: Path
     assert "the restore of another backup" in madkv_refusal(2, "restore", path, "--managers", empty.address, "--resume")
     done = madkv(*words, "--resume")
     assert done.returncode == 0 and done.stdout.startswith(f"restored {len(PAIRS):,} pairs, ")
+    assert held(empty) == PAIRS
+
+
+def test_a_restore_whose_last_answer_is_lost(file: Path, empty: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to resume then, so it makes that call again, as every other."""
+    delete, asked = AsyncClient.delete, []
+
+    async def lost(self: AsyncClient, key: bytes) -> bool:
+        asked.append(key)
+        found = await delete(self, key)
+        if len(asked) == 1:
+            raise OutcomeUnknown("the session has ended")
+        return found
+
+    monkeypatch.setattr(AsyncClient, "delete", lost)
+    assert restore(file, empty.address) == 0
+    assert asked == [RESTORING_KEY] * 2
     assert held(empty) == PAIRS
 
 
