@@ -11,6 +11,7 @@ from madkv.errors import MadKVError
 from madkv.tls import OPTIONS, VARIABLES, tls_files
 
 DEFAULT_SERVER = "127.0.0.1:3777"
+FOR_OPERATORS = ("replace-disk", "backup", "transfer-leader")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--group", metavar="G", help="m, s0, s1 and so on; by itself that of NODE")
     add_managers(command)
     for name, command in commands.choices.items():
-        for option, what in zip(OPTIONS, ("the CA that counts", "your certificate", "the key to it"), strict=True):
+        mine = "your certificate, which is to be an operator's" if name in FOR_OPERATORS else "your certificate"
+        for option, what in zip(OPTIONS, ("the CA that counts", mine, "the key to it"), strict=True):
             if name != "check":
                 help_text = f"PEM file with {what}; default: $MADKV_{option.replace('-', '_').upper()}, or no TLS"
                 command.add_argument(f"--{option}", metavar="FILE", help=help_text)
