@@ -176,6 +176,7 @@ def test_a_follower_without_a_leader_is_alive_and_not_ready(cluster: Cluster) ->
             cluster.start(node)
         cluster.wait_until_caught_up(*nodes)
     wait_until(lambda: get_json(url, "/readyz")[0] == 200)
+    wait_until(lambda: bool(get_json(url, "/cluster.json")[1]["well"]))  # not what was seen while they were down
 
 
 # --- The whole cluster ------------------------------------------------------------------------------------------------
