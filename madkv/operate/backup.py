@@ -11,6 +11,7 @@ from madkv import __version__
 from madkv.errors import InvalidArgument, MadKVError
 from madkv.operate.backup_file import BackupWriter, Cut, NotABackup, Summary, gap_in, verify
 from madkv.operate.cuts import Groups, now
+from madkv.operate.ending import fail
 from madkv.operate.health import NotSeen, size
 from madkv.wire.codec import Pair
 
@@ -28,16 +29,11 @@ def backup(path: Path, managers: str, *, force: bool = False) -> int:
         with BackupWriter(path, force=force) as writer:
             summary = _copy(writer, managers)
     except (NotSeen, InvalidArgument) as error:
-        return _say(str(error), NOT_SEEN)
+        return fail("backup", error, NOT_SEEN)
     except (MadKVError, OSError) as error:
-        return _say(str(error), FAILED)
+        return fail("backup", error, FAILED)
     print("\n".join([*lines(summary), f"{path}: written"]))
     return DONE
-
-
-def _say(text: str, status: int) -> int:
-    print(f"madkv backup: {text}", file=sys.stderr)
-    return status
 
 
 def _copy(writer: BackupWriter, managers: str) -> Summary:
@@ -100,8 +96,7 @@ def check_backup(path: Path, *, as_json: bool = False) -> int:
     try:
         summary = verify(path, telling_bytes("read"))
     except (NotABackup, OSError) as error:
-        print(f"madkv check: {error}", file=sys.stderr)
-        return NOT_CHECKED
+        return fail("check", error, NOT_CHECKED)
     except MadKVError as error:
         print(json.dumps({"backup": str(path), "sound": False, "damage": str(error)}, indent=2) if as_json else error)
         return DAMAGED

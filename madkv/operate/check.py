@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from madkv.errors import MadKVError
+from madkv.operate.ending import fail
 from madkv.operate.rows import rows_of
 from madkv.storage.check import Report, check_data, check_files
 from madkv.storage.directory import held_for_reading
@@ -30,8 +31,7 @@ def check(directory: Path, *, as_json: bool = False) -> int:
     try:
         report = look(directory, _Teller() if sys.stderr.isatty() else _keep_quiet)
     except MadKVError as error:
-        print(f"madkv check: {error}", file=sys.stderr)
-        return NOT_CHECKED
+        return fail("check", error, NOT_CHECKED)
     if as_json:
         print(json.dumps(facts(directory, report), indent=2))
     else:

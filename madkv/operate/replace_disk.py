@@ -1,6 +1,5 @@
 """`madkv replace-disk`: the disk of a node is lost for good, and the managers hear of it, so that another may come."""
 
-import sys
 from contextlib import closing
 
 from madkv.addresses import parse_address, parse_addresses, show_address
@@ -8,6 +7,7 @@ from madkv.client.connection import connector
 from madkv.errors import InternalError, Interrupted, MadKVError, ProtocolError
 from madkv.limits import TRY_SECONDS_MAX
 from madkv.operate.ask import Stranger, ask_in_turn
+from madkv.operate.ending import fail
 from madkv.wire import codec
 from madkv.wire.boxes import field
 
@@ -19,20 +19,16 @@ def replace_disk(node: str, managers_text: str) -> int:
     try:
         managers = list(map(show_address, parse_addresses(managers_text)))
     except MadKVError as error:
-        return _say(f"--managers: {error}", FAILED)
+        return fail("replace-disk", f"--managers: {error}", FAILED)
     try:
         ask_in_turn("no manager leads", managers, lambda address: _ask(address, node))
     except _AnswerLost as error:
-        return _say(f"the answer of a manager was lost: {error}; whether the disk was given up is not known", UNKNOWN)
+        why = f"the answer of a manager was lost: {error}; whether the disk was given up is not known"
+        return fail("replace-disk", why, UNKNOWN)
     except (MadKVError, OSError) as error:
-        return _say(str(error), FAILED)
+        return fail("replace-disk", error, FAILED)
     print(f"the disk of {node} is given up; start {node} on an empty directory, and it takes its place")
     return DONE
-
-
-def _say(text: str, status: int) -> int:
-    print(f"madkv replace-disk: {text}", file=sys.stderr)
-    return status
 
 
 class _AnswerLost(MadKVError):

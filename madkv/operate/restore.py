@@ -20,6 +20,7 @@ from madkv.errors import MadKVError, OutcomeUnknown
 from madkv.operate.backup import RESTORING_KEY, Telling, telling_bytes
 from madkv.operate.backup_file import BackupReader, Summary, verify
 from madkv.operate.cuts import Groups, now
+from madkv.operate.ending import fail
 from madkv.operate.health import size
 from madkv.wire.codec import Pair
 
@@ -50,25 +51,20 @@ def restore(path: Path, managers: str, *, resume: bool = False) -> int:
         groups = Groups(managers, _notice)
         held = {group: groups.first_key(group) for group in range(groups.count)}
     except (MadKVError, OSError) as error:
-        return _say(str(error), NOT_BEGUN)
+        return fail("restore", error, NOT_BEGUN)
     _notice(f"{path} is sound: {summary.pairs:,} pairs of cluster {summary.cluster}")
     try:
         count = asyncio.run(_restore(path, summary, managers, resume, held))
     except NotEmpty as error:
-        return _say(str(error), NOT_BEGUN)
+        return fail("restore", error, NOT_BEGUN)
     except (MadKVError, OSError) as error:
-        return _say(f"not complete: {error}; `--resume` goes on", FAILED)
+        return fail("restore", f"not complete: {error}; `--resume` goes on", FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted, and not complete; `--resume` goes on", 130)
+        return fail("restore", "interrupted, and not complete; `--resume` goes on", 130)
     print(f"restored {count.pairs:,} pairs, {size(summary.data_bytes)}, into cluster {groups.cluster}")
     if count.found and not resume:
         print(f"{count.found:,} of them took the place of others: somebody else writes to this cluster")
     return DONE
-
-
-def _say(text: str, status: int) -> int:
-    print(f"madkv restore: {text}", file=sys.stderr)
-    return status
 
 
 def _notice(line: str) -> None:

@@ -1,13 +1,13 @@
 """`madkv status`: how a cluster is, by the addresses of its managers."""
 
 import json
-import sys
 from typing import Any
 
 from madkv.addresses import show_address
 from madkv.errors import MadKVError
 from madkv.operate import health
 from madkv.operate.ask import ask_map, check_files
+from madkv.operate.ending import fail
 from madkv.operate.health import Statuses
 from madkv.partitions import PartitionMap
 
@@ -21,8 +21,7 @@ def status(managers: str, *, as_json: bool = False) -> int:
         check_files()
         statuses = health.look_by_managers(managers)
     except MadKVError as error:
-        print(f"madkv status: {error}", file=sys.stderr)
-        return NOT_SEEN
+        return fail("status", error, NOT_SEEN)
     partition_map = ask_map(managers)
     ailments = health.ailments(statuses, partition_map)
     if as_json:

@@ -1,11 +1,11 @@
 """`madkv transfer-leader`: have another replica lead its group, and wait until it does."""
 
-import sys
 from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError, shown
 from madkv.operate.ask import Stranger, ask, ask_in_turn, ask_map, check_files
+from madkv.operate.ending import fail
 from madkv.operate.health import NotSeen, map_of
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.tls import TLSFiles
@@ -25,16 +25,11 @@ def transfer_leader(name: str, group: str | None, managers: str) -> int:
         addresses, cluster = _addresses(node, managers)
         term = hand_to(node, addresses, cluster)
     except (NotSeen, InvalidArgument) as error:
-        return _say(str(error), NOT_SEEN)
+        return fail("transfer-leader", error, NOT_SEEN)
     except (MadKVError, OSError) as error:
-        return _say(str(error), FAILED)
+        return fail("transfer-leader", error, FAILED)
     print(f"{node} leads group {node.group} in term {term}")
     return DONE
-
-
-def _say(text: str, status: int) -> int:
-    print(f"madkv transfer-leader: {text}", file=sys.stderr)
-    return status
 
 
 def _node(name: str, group: str | None) -> Node:
