@@ -21,7 +21,7 @@ from madkv.testing.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 TWISTD = Path(sys.executable).with_name("twistd")
-SAY_SECONDS_MAX = 20.0
+SAY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 COMMAND_SECONDS_MAX = 120.0
 

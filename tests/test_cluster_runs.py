@@ -10,6 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from madkv.testing import rolling
+from madkv.testing.history import Operation
+from madkv.testing.mischief import Fault
+from madkv.testing.shape import Node
+from madkv.testing.transcript import Transcript
 from tests.processes import ROOT
 from tests.wrong_clients import just_script
 
@@ -65,6 +70,16 @@ def test_every_node_is_restarted_and_clients_do_not_notice(tmp_path: Path) -> No
     assert [line.split(" leads ")[1] for line in handed_over] == ["group m", "group s0"]
     (longest,) = (float(line.split()[2]) for line in said if line.startswith("Longest call: "))
     assert longest <= 2
+
+
+@pytest.mark.parametrize(("answered", "passes"), [(9, True), (11, False)])
+def test_calls_count_from_the_first_restart_on(answered: int, passes: bool) -> None:
+    """The first of a client waits for its interpreter, however long that takes."""
+    second = 1_000_000_000
+    fault = Fault("restarted", (Node(0, 0),), 10 * second, 11 * second, 11 * second)
+    calls = [(2 * second, answered * second), (answered * second, answered * second + 1), (12 * second, 13 * second)]
+    history = [Operation(0, "GET", b"key", None, called, returned) for called, returned in calls]
+    assert rolling.judge([fault], None, history, Transcript(None)) is passes
 
 
 def test_a_restart_of_a_group_of_one_is_no_such_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from madkv.testing import certificates, fuzz
 from madkv.testing.cluster import Cluster, ClusterError, listed
 from madkv.testing.ending import run_tool
 from madkv.testing.history import Operation
-from madkv.testing.mischief import Fault, Mischief, pauses
+from madkv.testing.mischief import LOOK_SECONDS, Fault, Mischief, pauses
 from madkv.testing.options import Parser, add_shared, check_cluster, whole
 from madkv.testing.shape import Node
 from madkv.testing.transcript import Transcript
@@ -103,6 +103,8 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
                 mischief.wait_for_calls(len(mischief.run.history) + CALLS_BETWEEN)
 
             mischief.wait_for_calls(CALLS_BETWEEN * options.clients)
+            while len({each.client for each in mischief.run.history}) < options.clients:
+                mischief.wait(LOOK_SECONDS)  # the first answer of each has waited for its interpreter to start
             restart_all(cluster, mischief.tell, restarted)
             mischief.run.enough = True
 
@@ -116,7 +118,9 @@ def judge(
     faults: Sequence[Fault], partition_map: PartitionMap | None, history: Sequence[Operation], out: Transcript
 ) -> bool:
     """Say how long calls and partitions stood still; whether the calls are within their bound."""
-    seconds, call = longest(history)
+    # What was answered earlier has not waited for any restart.
+    begins = faults[0].began_ns if faults else 0
+    seconds, call = longest([each for each in history if (each.returned_ns or each.called_ns) >= begins])
     if partition_map is not None and faults:
         still = max(pauses(fault, partition_map, history)[0] for fault in faults)
         out.say(f"{len(faults)} nodes restarted; longest time without a write in a partition: {still:.2f} s")

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 60.0
 
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 """By the name of a sample and its labels, sorted."""
