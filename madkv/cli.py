@@ -61,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--managers", metavar="A,B,C", help="a cluster, by the HOST:PORT of each manager")
     command = add(
-        "replace-disk", "tell the managers that a node's disk is lost for good, so that a blank one may take its place"
+        "replace-disk",
+        "tell the managers that a node's disk is lost for good, so that a blank one may take its place",
+        " Most of those that are named have to answer, and all that do to be of one cluster.",
+        "Exit status: 0 it is given up, 1 nothing was changed, and one line that says why, 2 whether it is given up is "
+        "not known.",
     )
     command.add_argument("node", metavar="NODE", help="s0.1 for replica 1 of partition 0, m.1 for manager 1")
     add_managers(command)
@@ -79,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "write all that a running cluster holds into a file, each partition as it is at one point",
         " All that was acknowledged before it began is in it. "
         "`madkv check FILE` verifies such a file, `madkv restore FILE` puts it into an empty cluster.",
-        "Exit status: 0 written, 1 not written, and one line that says why, 2 no manager answers.",
+        "Exit status: 0 written, 1 not written, and one line that says why, 2 no manager answers, or those that do are "
+        "of several clusters.",
     )
     command.add_argument("file", type=Path, metavar="FILE", help="it has this name as soon as it is whole")
     add_managers(command)
@@ -108,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         "transfer-leader",
         "have another replica lead its group, and wait until it does",
         " No call fails by that; writes wait for some milliseconds.",
-        "Exit status: 0 it leads, 1 it does not, and one line that says why, 2 no manager answers, or no such "
-        "node can be.",
+        "Exit status: 0 it leads, 1 it does not, and one line that says why, 2 no manager answers, those that do are "
+        "of several clusters, or no such node can be.",
     )
     command.add_argument("node", metavar="NODE", help="s0.1 or m.1; with --group, its number alone")
     command.add_argument("--group", metavar="G", help="m, s0, s1 and so on; by itself that of NODE")

@@ -68,6 +68,11 @@ class Stranger(ProtocolError):
     """Somebody else is where a node should be."""
 
 
+def ask_hello(address: str, files: TLSFiles | None = None) -> Box:
+    """Who a node is. Raises as `ask`."""
+    return ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION), files)
+
+
 def ask_in_turn(problem: str, addresses: Sequence[str], question: Callable[[str], T]) -> T:
     """What the first of a group's nodes says that answers `question`, as its leader does.
 
@@ -159,10 +164,15 @@ def why_silent(addresses: Iterable[str], command: bytes = codec.STATUS) -> str:
     return ""
 
 
-def ask_statuses(addresses: Iterable[str], files: TLSFiles | None = None) -> list[Status | None]:
-    """The same of many at once."""
+def ask_at_once(addresses: Iterable[str], question: Callable[[str], T]) -> list[T]:
+    """What all of them say, in their order, who are asked at the same time."""
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        return list(pool.map(partial(ask_status, files=files), addresses))
+        return list(pool.map(question, addresses))
+
+
+def ask_statuses(addresses: Iterable[str], files: TLSFiles | None = None) -> list[Status | None]:
+    """How many nodes say they are."""
+    return ask_at_once(addresses, partial(ask_status, files=files))
 
 
 def ask_map(managers: str, files: TLSFiles | None = None) -> PartitionMap | None:

@@ -1,13 +1,25 @@
 """How a cluster is, by what its nodes say: who they are, a table of them, and what is wrong."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from madkv.addresses import parse_addresses, show_address
-from madkv.errors import InvalidArgument, MadKVError
-from madkv.operate.ask import Status, ask_map, ask_statuses, why_silent
+from madkv.errors import InvalidArgument, MadKVError, ProtocolError, TLSError, shown
+from madkv.operate.ask import (
+    LOOK_SECONDS_MAX,
+    PAUSE_SECONDS,
+    Status,
+    Stranger,
+    ask_at_once,
+    ask_hello,
+    ask_map,
+    ask_statuses,
+    why_silent,
+)
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.partitions import PartitionMap
 from madkv.wire import codec
+from madkv.wire.boxes import Box
 
 COLUMNS = ("node", "role", "term", "leader", "commit", "applied", "lag", "size")
 LEFT_ALIGNED = ("node", "role", "leader", "version")
@@ -116,13 +128,62 @@ def ailments(statuses: Statuses, partition_map: PartitionMap | None) -> list[str
 
 
 def map_of(managers: str) -> PartitionMap:
-    """The partition map that one of these managers has. Raises NotSeen."""
-    partition_map = ask_map(managers)
-    if partition_map is None:
-        why = why_silent(managers.split(","), codec.GET_MAP)
+    """The partition map of the first of these managers that has it. Raises NotSeen: when none does, or when those that
+    do are of several clusters."""
+    addresses = managers.split(",")
+    found = zip(addresses, ask_at_once(addresses, ask_map), strict=True)
+    maps = {address: partition_map for address, partition_map in found if partition_map is not None}
+    _one_cluster({address: partition_map.cluster for address, partition_map in maps.items()})
+    if not maps:
+        why = why_silent(addresses, codec.GET_MAP)
         problem = f"no manager at {managers} has a partition map{why}" if why else f"no manager answers at {managers}"
         raise NotSeen(problem)
-    return partition_map
+    return next(iter(maps.values()))
+
+
+def cluster_of(managers: Sequence[str]) -> str:
+    """The id of the cluster whose managers are at these addresses: most of them say so, and none says otherwise.
+
+    That is for what only a leader of the managers does, who needs most of them as well. They are asked again for
+    LOOK_SECONDS_MAX, since some may be starting, but not where too many are no managers. Raises NotSeen.
+    """
+    ends = time.monotonic() + LOOK_SECONDS_MAX
+    while True:
+        said = dict(zip(managers, ask_at_once(managers, _cluster_at), strict=True))
+        known = {address: each for address, each in said.items() if isinstance(each, str) and each}
+        cluster = _one_cluster(known)
+        if len(known) > len(said) / 2:
+            return cluster
+        strangers = sum(isinstance(each, ProtocolError) and not isinstance(each, TLSError) for each in said.values())
+        if strangers >= len(said) / 2 or time.monotonic() >= ends:
+            rest = (f"{address}: {each or 'it is starting'}" for address, each in said.items() if address not in known)
+            raise NotSeen(f"it is not clear whose managers these are: {'; '.join(rest)}")
+        time.sleep(PAUSE_SECONDS)
+
+
+def cluster_in(hello: Box) -> str:
+    """The id of the cluster of the manager that answers so, empty as long as it is in none. Raises Stranger for who is
+    no manager."""
+    if hello.get(b"role") != b"manager":
+        raise Stranger("it is a server; --managers is for the managers' addresses")
+    return shown(hello.get(b"cluster", b""))
+
+
+def _cluster_at(address: str) -> str | Exception:
+    try:
+        return cluster_in(ask_hello(address))
+    except (OSError, MadKVError) as error:
+        return error
+
+
+def _one_cluster(said: Mapping[str, str]) -> str:
+    """The cluster of managers, by what they say at their addresses; empty when they do not know it yet. Raises NotSeen
+    when they are of several: then nobody knows which is meant, and the first in a list is no better than others."""
+    places = {cluster: address for address, cluster in said.items() if cluster}
+    if len(places) > 1:
+        named = ", ".join(f"{address} of {cluster}" for cluster, address in places.items())
+        raise NotSeen(f"managers: name those of one cluster, and not of several: {named}")
+    return "".join(places)
 
 
 def look_by_managers(text: str) -> dict[Node, Status | None]:
@@ -132,6 +193,7 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
     """
     known = _addresses(text)
     managers: dict[Node, Status | None] = {}
+    clusters = {}
     silent = []
     strangers = []
     for number, (address, status) in enumerate(zip(known, ask_statuses(known), strict=True)):
@@ -144,6 +206,8 @@ def look_by_managers(text: str) -> dict[Node, Status | None]:
             silent.append(number)
             continue
         managers[parse_node(name)] = status
+        clusters[address] = str(status.get("cluster", ""))
+    _one_cluster(clusters)
     if not managers and strangers:
         raise NotSeen(strangers[0])
     if not managers:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from madkv.addresses import parse_addresses, show_address
 from madkv.errors import InvalidArgument, MadKVError, shown
-from madkv.operate.ask import Stranger, ask, ask_in_turn, ask_map, check_files
+from madkv.operate.ask import Stranger, ask, ask_hello, ask_in_turn, check_files
 from madkv.operate.ending import fail
-from madkv.operate.health import NotSeen, map_of
+from madkv.operate.health import NotSeen, cluster_of, map_of
 from madkv.operate.nodes import Node, is_node, parse_node
 from madkv.tls import TLSFiles
 from madkv.wire import codec
@@ -50,9 +50,8 @@ def _addresses(node: Node, managers: str) -> tuple[list[str], str]:
     """Where the replicas of a node's group are, and of which cluster. Raises NotSeen, and MadKVError where there is no
     such group."""
     if node.partition is None:
-        # Managers that have no map yet may have a leader all the same.
-        partition_map = ask_map(managers)
-        return list(map(show_address, parse_addresses(managers))), partition_map.cluster if partition_map else ""
+        addresses = list(map(show_address, parse_addresses(managers)))
+        return addresses, cluster_of(addresses)
     partition_map = map_of(managers)
     partitions = len(partition_map.replicas)
     if node.partition >= partitions:
@@ -78,7 +77,7 @@ def hand_to(node: Node, addresses: Sequence[str], cluster: str = "", files: TLSF
 
 
 def _check_group(address: str, node: Node, cluster: str, files: TLSFiles | None) -> None:
-    hello = ask(address, codec.HELLO, codec.integer(b"version", codec.PROTOCOL_VERSION), files)
+    hello = ask_hello(address, files)
     name, theirs = shown(hello.get(b"node", b"")), shown(hello.get(b"cluster", b""))
     if not is_node(name) or parse_node(name).group != node.group or (cluster and theirs and theirs != cluster):
         raise Stranger(f"it is {name or 'no node'} of cluster {theirs or 'no name'}")
