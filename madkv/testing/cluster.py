@@ -203,14 +203,15 @@ class Cluster:
         assert not self.is_running(node)
         shutil.rmtree(self.directory(node), ignore_errors=True)
 
-    def replace_disk(self, node: Node) -> str | None:
+    def replace_disk(self, node: Node, seconds: float = START_SECONDS_MAX) -> str | None:
         """Tell the managers that its disk is lost for good; None when they have noted it, else why not.
 
         The node must be down: then asking again, when an answer was lost, gives up no disk that has come meanwhile.
+        Each manager is asked once at least, and again for so long.
         """
         why, named = "no manager answers", field(b"node", str(node).encode())
-        ends = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < ends:  # the one that leads may be the one that was lost
+        ends = time.monotonic() + seconds
+        while True:  # the one that leads may be the one that was lost
             for manager in self.shape.nodes("m"):
                 try:
                     ask(self.shape.address(manager), codec.REPLACE_DISK, named, self.operator)
@@ -220,8 +221,9 @@ class Cluster:
                     why = f"{manager}: {error}"
                 else:
                     return None
+            if time.monotonic() >= ends:
+                return why
             time.sleep(LOOK_SECONDS)
-        return why
 
     def last_words(self, node: Node) -> str:
         """The last lines of its log."""

@@ -12,7 +12,8 @@ from madkv.testing.chaos import all_end, table
 from madkv.testing.cluster import listed
 from madkv.testing.disk import SmallDisk
 from madkv.testing.ending import run_tool
-from madkv.testing.machine_cases import CASES, GROUP, NEED_DISKS, NEED_PRELOADING, Stage, Undecided
+from madkv.testing.machine_cases import CASES, NEED_DISKS, NEED_PRELOADING, Undecided
+from madkv.testing.machine_disks import GROUP, MANAGERS, Stage
 from madkv.testing.mischief import Mischief, pauses
 from madkv.testing.options import Parser, add_seed, add_shared, check_cluster, whole
 from madkv.testing.preload import NoCompiler
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace, root: Path, out: Transcript) -> bool:
     with ExitStack() as stack:
         disks: dict[Node, SmallDisk] = {}
         if any(name in NEED_DISKS for name in chosen):
-            for node in cluster.shape.nodes(GROUP):
+            for node in (*cluster.shape.nodes(GROUP), *cluster.shape.nodes(MANAGERS)):
                 disks[node] = SmallDisk(root / f"{node}.image", cluster.directory(node))
                 stack.callback(disks[node].unmount)
         stack.enter_context(cluster)
@@ -104,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             "who asks a stopped leader here speaks no TLS: tls=no runs it without, whatever the environment has"
         )
-    if options.rf < 3 or options.seconds < 2 or options.clients < 1:
-        parser.error("at least three replicas, two seconds and a client")
+    if min(options.rf, options.managers) < 3 or options.seconds < 2 or options.clients < 1:
+        parser.error("at least three replicas, three managers, two seconds and a client")
     check_cluster(parser, options.rf, options.partitions, options.managers, options.clients)
     options.left_out = {}
     if any(name in NEED_DISKS for name in options.cases):

@@ -4,11 +4,8 @@ Each says what it does and what it sees, and raises ClusterError for what must n
 is judged by whoever runs the cases.
 """
 
-import re
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,22 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
-import attrs
-
 from madkv.addresses import parse_address
-from madkv.testing.checkout import ROOT
 from madkv.testing.cluster import ClusterError, listed
-from madkv.testing.disk import SmallDisk
 from madkv.testing.frozen import FrozenReads
-from madkv.testing.mischief import LOOK_SECONDS, Mischief
+from madkv.testing.machine_disks import GROUP, MANAGERS, Stage, full, readonly, sync
+from madkv.testing.mischief import LOOK_SECONDS
 from madkv.testing.rigged import CLIENTS, RiggedCluster
 from madkv.testing.shape import Node
 
-GROUP = "s0"
-"""Whose disks fail."""
-FAILED = 1
-"""The exit status of a node whose disk failed."""
-CHECK_SECONDS_MAX = 60.0
 CONNECTIONS, READS = 4, 10
 """Connections to each leader that is stopped, and the reads that are sent on each."""
 READERS_FIRST = 1000
@@ -50,134 +39,13 @@ EFFECTS, TRIES = 3, 8
 GARBAGE = b"\xff" * 64
 
 
-@attrs.frozen
-class Stage:
-    """Where a case plays."""
-
-    cluster: RiggedCluster
-    disks: dict[Node, SmallDisk]
-    mischief: Mischief
-    seconds: float
-    """How long leaders are stopped."""
-
-
-# --- Disks ------------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class DiskFault:
-    """Something that befalls a node's disk."""
-
-    what: str
-    strike: Callable[[Node], None]
-    mend: Callable[[Node], None]
-    said: str
-    """A pattern of the line with which the node ends."""
-    said_at_start: str
-    """Of that with which it ends when it is started before the disk is well."""
-
-
-def full(stage: Stage) -> None:
-    """A disk that is full, until there is room again."""
-    said = r": a commit failed: .* \(its disk has [\d,]+ bytes free\)$"
-    disks = stage.disks
-    befall(stage, DiskFault("disk full", lambda node: disks[node].fill(), lambda node: disks[node].empty(), said, said))
-
-
-def readonly(stage: Stage) -> None:
-    """A disk in which the system finds a fault and which it makes read-only, until it was repaired."""
-    said = r": a commit failed: .*Read-only file system"
-    said_at_start = r": cannot use the directory .*: Read-only file system$"
-    disks = stage.disks
-    fault = DiskFault(
-        "disk read-only",
-        lambda node: disks[node].break_down(),
-        lambda node: disks[node].repair(),
-        said,
-        said_at_start,
-    )
-    befall(stage, fault)
-
-
-def sync(stage: Stage) -> None:
-    """Syncs that fail, until they do not."""
-    said = r": a commit failed: .*Input/output error"
-    befall(stage, DiskFault("syncs fail", stage.cluster.fail_syncs, stage.cluster.let_sync, said, said))
-
-
-def befall(stage: Stage, fault: DiskFault) -> None:
-    """A follower has it, then the leader; then a follower without which nothing could be acknowledged."""
-    mischief, cluster = stage.mischief, stage.cluster
-    nodes = cluster.shape.nodes(GROUP)
-
-    def mend_one(node: Node) -> None:
-        mischief.let_them_call()  # without this one
-        _ends(stage, fault, node, lambda: cluster.start(node), fault.said_at_start)
-        fault.mend(node)
-        cluster.start(node)
-
-    for role in ("follows", "leads"):
-        leader = mischief.leader(GROUP)
-        node = leader if role == "leads" else next(each for each in nodes if each != leader)
-        mischief.fault(
-            f"{fault.what}, one that {role}",
-            [node],
-            lambda node=node: _ends(stage, fault, node, lambda: fault.strike(node), fault.said),  # type: ignore[misc]
-            lambda node=node: mend_one(node),  # type: ignore[misc]
-        )
-
-    leader = mischief.leader(GROUP)
-    needed, *rest = [node for node in nodes if node != leader]
-
-    def strike_the_needed() -> None:
-        mischief.let_them_call()  # whatever is acknowledged now is on the two disks that are left
-        _ends(stage, fault, needed, lambda: fault.strike(needed), fault.said)
-
-    def mend_without_the_leader() -> None:
-        cluster.kill(leader)
-        fault.mend(needed)
-        for node in (needed, *rest):
-            cluster.start(node)
-        mischief.tell(f"{mischief.leader(GROUP)} leads, without {leader}: what was acknowledged is on {needed} alone")
-        mischief.let_them_call()
-        cluster.start(leader)
-
-    cluster.kill(*rest)
-    mischief.tell(f"{listed(rest)} killed: nothing can be acknowledged without {needed}")
-    mischief.fault(f"{fault.what}, one that is needed", nodes, strike_the_needed, mend_without_the_leader)
-
-
-def _ends(stage: Stage, fault: DiskFault, node: Node, cause: Callable[[], None], said: str) -> None:
-    """See a node end by a fault of its disk: by one line and status 1, and with sound files."""
-    log = stage.cluster.log(node)
-    began, before = time.monotonic(), log.stat().st_size
-    cause()
-    status = stage.mischief.wait_for_end(node)
-    took = time.monotonic() - began
-    text = log.read_bytes()[before:].decode(errors="backslashreplace")
-    lines = [line for line in text.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", line)]
-    if status != FAILED or len(lines) != 1 or not re.search(said, lines[0]) or "Traceback" in text:
-        raise ClusterError(f"{node} ended with status {status} ({fault.what}), and said:\n{text}")
-    stage.mischief.tell(f"{node} ended with status {status} after {took:.2f} s: {lines[0]}")
-    checked = subprocess.run(
-        [sys.executable, "-m", "madkv.cli", "check", str(stage.cluster.directory(node))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=CHECK_SECONDS_MAX,
-        check=False,
-    )
-    if checked.returncode:
-        raise ClusterError(f"{node}'s directory is not sound:\n{checked.stdout}{checked.stderr}")
-
-
 # --- A process that stands still --------------------------------------------------------------------------------------
 
 
 def frozen(stage: Stage) -> None:
     """The leader of each partition is stopped, and asked; others lead meanwhile, and then it goes on."""
     mischief, cluster = stage.mischief, stage.cluster
-    groups = [group for group in cluster.shape.groups if group != "m"]
+    groups = [group for group in cluster.shape.groups if group != MANAGERS]
     leaders = [mischief.leader(group) for group in groups]
     partition_map = cluster.partition_map()
     with ExitStack() as stack:

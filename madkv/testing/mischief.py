@@ -122,11 +122,15 @@ class Mischief(AbstractContextManager["Mischief"]):
         """Let the clients have CALLS_AFTER_FAULT more answers."""
         self.wait_for_calls(len(self.run.history) + CALLS_AFTER_FAULT)
 
-    def wait_for_end(self, node: Node) -> int:
-        """Wait until a node has ended by itself, as it should; its exit status. Raises ClusterError if it does not."""
+    def wait_for_end(self, node: Node, press: Callable[[], None]) -> int:
+        """Wait until a node has ended by itself, as it should; its exit status. Raises ClusterError if it does not.
+
+        `press` is called again and again meanwhile.
+        """
         process = self.cluster.process(node)
         deadline = time.monotonic() + RECOVER_SECONDS_MAX
         while self.cluster.is_running(node):
+            press()
             if self._over.wait(LOOK_SECONDS):
                 raise _Over
             if time.monotonic() > deadline:

@@ -57,6 +57,9 @@ def test_all_answers_were_right_and_every_node_went_on(done: subprocess.Complete
 
 
 @pytest.mark.parametrize(
+    ("group", "one", "program"), [("s0", "one", "madkv-server"), ("m", "a manager", "madkv-manager")]
+)
+@pytest.mark.parametrize(
     ("name", "what", "line", "line_at_start"),
     [
         (
@@ -70,23 +73,39 @@ def test_all_answers_were_right_and_every_node_went_on(done: subprocess.Complete
     ],
 )
 def test_a_bad_disk(
-    done: subprocess.CompletedProcess[str], name: str, what: str, line: str, line_at_start: str
+    done: subprocess.CompletedProcess[str],
+    name: str,
+    what: str,
+    line: str,
+    line_at_start: str,
+    group: str,
+    one: str,
+    program: str,
 ) -> None:
     """Of a follower and of a leader, each also started on it; and of one without which nothing can be acknowledged."""
     said = case(done, name)
-    ended = re.findall(r"\] (s0\.\d) ended with status 1 after [\d.]+ s: madkv-server: (.*)", said)
+    ended = re.findall(rf"\] ({group}\.\d) ended with status 1 after [\d.]+ s: {program}: (.*)", said)
     assert len(ended) == 5
     for _, how in (ended[0], ended[2], ended[4]):
         assert re.search(line, how), how
     for _, how in (ended[1], ended[3]):
         assert re.search(line_at_start, how), how
     follower, leader, needed = (
-        re.search(rf"\] {what}, one that {role}: (s0\.\d)", said) for role in ("follows", "leads", "is needed")
+        re.search(rf"\] {what}, {one} that {role}: ({group}\.\d)", said) for role in ("follows", "leads", "is needed")
     )
     assert follower and leader and needed
     assert [node for node, _ in ended[:4]] == [follower[1]] * 2 + [leader[1]] * 2
     assert f"what was acknowledged is on {ended[4][0]} alone" in said
-    assert said.count("] over after ") == 3
+    assert len(re.findall(rf"\] over after [\d.]+ s: {group}\.", said)) == 3
+
+
+@pytest.mark.parametrize("name", ["full", "readonly", "sync"])
+def test_managers_go_on_without_the_one_whose_disk_is_bad(done: subprocess.CompletedProcess[str], name: str) -> None:
+    """Without each of them a server registers on a new disk, as long as two are left; and with the third as well."""
+    said = case(done, name).partition(", a manager that follows: ")[2]
+    told = re.findall(r"\] (?:m\.\d (ended)|(over) after|s1\.\d has (registered) on a new disk)", said)
+    one = ["ended", "registered", "ended", "over"]
+    assert ["".join(words) for words in told] == [*one, *one, "registered", "ended", "registered", "over"]
 
 
 def test_leaders_that_stand_still(done: subprocess.CompletedProcess[str]) -> None:
@@ -125,7 +144,9 @@ def test_reads_of_a_server_that_stands_still() -> None:
     assert reads.sent == 3 and dict(reads.refused) == {"InvalidArgument": 1}
 
 
-@pytest.mark.parametrize("word", ["cases=", "cases=full,none", "rf=1", "seconds=1", "clients=0", "tls=yes"])
+@pytest.mark.parametrize(
+    "word", ["cases=", "cases=full,none", "rf=1", "managers=1", "seconds=1", "clients=0", "tls=yes"]
+)
 def test_what_cannot_be_starts_nothing(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         machine.main([word])
