@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 
-from madkv.operate.ask import Status, ask_map
+from madkv.operate.ask import ask_map
 from madkv.testing.checkout import ROOT
 from madkv.testing.cluster import ClusterError, listed
 from madkv.testing.disk import SmallDisk
@@ -94,9 +94,6 @@ class Use(Protocol):
     def press(self) -> None:
         """Ask once for something that members must write, whether they can or not."""
 
-    def gets_nowhere(self) -> None:
-        """See that nothing is acknowledged: the group cannot write. Raises ClusterError."""
-
     def goes_on(self) -> None:
         """See that the group serves, and knows what it has acknowledged before. Raises ClusterError."""
 
@@ -114,9 +111,6 @@ class Calls:
 
     def press(self) -> None:
         """They do."""
-
-    def gets_nowhere(self) -> None:
-        """Had a client been told otherwise, others would miss it."""
 
     def goes_on(self) -> None:
         """They are answered."""
@@ -152,11 +146,6 @@ class Replacements:
         """Ask for the disk to be given up: each time that is an entry, whether the disk is given up already or not."""
         self._is_given_up |= self._ask()
 
-    def gets_nowhere(self) -> None:
-        """Ask for that."""
-        if self._ask():
-            raise ClusterError("a manager acknowledges alone that a disk is given up")
-
     def goes_on(self) -> None:
         """Have the server come back, and let it register; and see that clients can begin, and go on."""
         self.begin()
@@ -164,12 +153,14 @@ class Replacements:
         self._mischief.wait_until(self._ask, f"the replacement of {self._server}'s disk")
         self._cluster.start(self._server)
 
+        lost = self._disk
+
         def is_registered() -> bool:
-            disk, status = self._slot()["disk"], self._cluster.statuses([self._server])[self._server]
-            return disk != self._disk and status is not None and status.get("disk") == disk
+            self._disk, status = self._slot()["disk"], self._cluster.statuses([self._server])[self._server]
+            return self._disk != lost and status is not None and status.get("disk") == self._disk
 
         self._mischief.wait_until(is_registered, f"the registration of {self._server}'s new disk")
-        self._disk, self._is_lost, self._is_given_up = self._slot()["disk"], False, False
+        self._is_lost = self._is_given_up = False
         self._mischief.tell(f"{self._server} has registered on a new disk")
         self._mischief.wait_until(lambda: ask_map(self._cluster.address) is not None, "what clients begin with")
         self._mischief.let_them_call()
@@ -194,23 +185,27 @@ class Replacements:
         return self._cluster.replace_disk(self._server, seconds=0) is None
 
     def _see_that_managers_know(self) -> None:
-        slot = self._slot()
-        if slot["disk"] != self._disk or (self._is_given_up and slot["state"] != "vacant"):
-            given_up = " and is given up" if self._is_given_up else ""
-            raise ClusterError(f"it was acknowledged that {self._server}'s disk is {self._disk}{given_up}, not {slot}")
+        """Wait until the one that leads knows what was acknowledged: just elected, it may have to apply it yet."""
+
+        def knows() -> bool:
+            slot = self._slot()
+            return slot["disk"] == self._disk and (slot["state"] == "vacant" or not self._is_given_up)
+
+        acknowledged = f"{self._server} is on disk {self._disk}{', which is given up' if self._is_given_up else ''}"
+        self._mischief.wait_until(knows, f"what managers have acknowledged, that {acknowledged}")
 
     def _slot(self) -> dict[str, str]:
         """What the leader of the managers knows of the server."""
-        found: list[Status] = []
+        found: list[dict[str, str]] = []
 
         def look() -> bool:
             leader = self._mischief.leader(MANAGERS)
-            found.extend(filter(None, [self._cluster.statuses([leader])[leader]]))
+            status = self._cluster.statuses([leader])[leader] or {}
+            found.extend(filter(None, [status.get("nodes", {}).get(str(self._server))]))
             return bool(found)
 
         self._mischief.wait_until(look, "a word of the manager that leads")
-        slot: dict[str, str] = found[0]["nodes"][str(self._server)]
-        return slot
+        return found[0]
 
 
 # --- Faults -----------------------------------------------------------------------------------------------------------
@@ -255,7 +250,6 @@ def befall_group(stage: Stage, fault: DiskFault, use: Use) -> None:
     def strike_the_needed() -> None:
         use.goes_on()  # whatever is acknowledged now is on the disks that are left
         strike_one(needed)
-        use.gets_nowhere()
 
     def mend_without_the_leader() -> None:
         cluster.kill(*left)
