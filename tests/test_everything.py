@@ -46,6 +46,19 @@ def test_everything_runs_what_lacks_and_nothing_else(
     assert everything.lacking(small, tmp_path, True, False) == []
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_runs_over_tls_do_not_stand_for_others(small: Project, tmp_path: Path, tls: bool) -> None:
+    """Nor others for them; of runs by hand nobody knows."""
+    first, _ = small.configurations
+    for configuration in small.configurations:
+        configuration.log(tmp_path).parent.mkdir(exist_ok=True)
+        configuration.log(tmp_path).write_text(f"{EXAMPLE}\n{origin()}\n")
+    machine.note_run(tmp_path, first.name, first.log(tmp_path), machine.form_name(quick=True, tls=tls), 1.0)
+    assert everything.lacking(small, tmp_path, True, False, tls) == []
+    assert everything.lacking(small, tmp_path, False, False, tls) == [first]
+    assert everything.lacking(small, tmp_path, True, False, not tls) == [first]
+
+
 def test_results_of_another_checkout_are_run_again(small: Project, tmp_path: Path) -> None:
     ours = f"{EXAMPLE}\n{origin()}\n"
     for configuration, text in zip(

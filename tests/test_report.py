@@ -210,12 +210,14 @@ def test_prose_that_asks_for_what_is_not_there_is_refused(
 
 def test_it_says_which_runs_were_quick(logs: Path, tmp_path: Path) -> None:
     here = some(logs, tmp_path / "logs", "bench-1-a", "bench-10-a", "bench-1-b")
-    for name, form in (("bench-1-a", "quick"), ("bench-10-a", "full"), ("bench-1-b", "full")):
+    for name, form in (("bench-1-a", "quick over TLS"), ("bench-10-a", "full"), ("bench-1-b", "full")):
         machine.note_run(here, name, P1.configuration(name).log(here), form, 1.0)
     # Somebody ran this one again by hand.
     P1.configuration("bench-1-b").log(here).write_text(P1.configuration("bench-1-b").log(here).read_text() + "\n")
     maker = report.Report(P1, P1.results(here), here, tmp_path, tmp_path / "plots")
-    assert "from 3 runs (1 full, 1 quick, 1 by hand)" in maker._fill("<!-- madkv: about -->")
+    about = maker._fill("<!-- madkv: about -->")
+    assert "from 3 runs (1 full, 1 quick over TLS, 1 by hand)" in about
+    assert "Quick runs show that everything works" in about
     facts = json.loads((here / machine.RECORD).read_text())["machine"]
     assert f"| processor | {facts['processor']} |" in maker._fill("<!-- madkv: machine -->")
 

@@ -1,7 +1,8 @@
 """Run whatever a project's report still lacks, each configuration against a fresh service of its own.
 
 A log counts when it holds its verdict, or both phases of a benchmark; so an interrupted run leaves nothing that counts,
-and starting this again goes on where it stopped. What failed is run again, and so is in full what was quick.
+and starting this again goes on where it stopped. What failed is run again, and so is in full what was quick, and
+over TLS what was without, or the other way round.
 """
 
 import os
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from madkv.bench.machine import form_of, note_run, read_record
+from madkv.bench.machine import BY_HAND, form_name, form_of, note_run, read_record
 from madkv.bench.projects import PROJECTS, Configuration, Project, read_result
 from madkv.testing import certificates
 from madkv.testing.checkout import revision
@@ -60,14 +61,15 @@ def weight(configuration: Configuration, quick: bool) -> float:
     return starting + 2.0 + clients * (4.5 if configuration.arguments[1] == "e" else 1.3)
 
 
-def lacking(project: Project, logs: Path, quick: bool, again: bool) -> list[Configuration]:
+def lacking(project: Project, logs: Path, quick: bool, again: bool, tls: bool = False) -> list[Configuration]:
     """The configurations to run, in the report's order."""
     record = read_record(logs)
+    enough = (form_name(quick, tls), form_name(False, tls), BY_HAND)
     todo = []
     for configuration in project.configurations:
         result = read_result(configuration, logs)
         form = form_of(record, configuration.name, configuration.log(logs))
-        if again or result is None or not (result.passed and result.is_ours) or (form == "quick" and not quick):
+        if again or result is None or not (result.passed and result.is_ours) or form not in enough:
             todo.append(configuration)
     return todo
 
@@ -143,9 +145,9 @@ def run_all(
     project: Project, logs: Path, just: str, quick: bool, again: bool, seconds: float, tls: bool = False
 ) -> int:
     """Run what lacks; the exit status."""
-    todo = lacking(project, logs, quick, again)
+    todo = lacking(project, logs, quick, again, tls)
     there = len(project.configurations) - len(todo)
-    form = "quick" if quick else "full"
+    form = form_name(quick, tls)
     print(f"{len(todo)} of {len(project.configurations)} runs to do ({form}), {there} results are there", flush=True)
     here = revision()
     older = [

@@ -15,6 +15,8 @@ from madkv.testing.checkout import revision
 
 RECORD = "runs.json"
 """The file beside the logs: the machine, and for each log the form of the run that made it and a digest of the log."""
+BY_HAND = "by hand"
+FORMS = ("full", "quick", "full over TLS", "quick over TLS", BY_HAND)
 
 
 def machine_facts() -> dict[str, str]:
@@ -48,6 +50,11 @@ def read_record(logs: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) and isinstance(record.get("runs"), dict) else {"machine": {}, "runs": {}}
 
 
+def form_name(quick: bool, tls: bool) -> str:
+    """The form of a run that is recorded."""
+    return ("quick" if quick else "full") + (" over TLS" if tls else "")
+
+
 def note_run(logs: Path, name: str, log: Path, form: str, seconds: float) -> None:
     """Record that the run `name` has just written `log`."""
     record = read_record(logs)
@@ -64,10 +71,10 @@ def note_run(logs: Path, name: str, log: Path, form: str, seconds: float) -> Non
 
 
 def form_of(record: dict[str, Any], name: str, log: Path) -> str:
-    """How the log came about: `full`, `quick`, or `by hand` when it is not the one that was recorded."""
+    """How the log came about, one of FORMS; BY_HAND when it is not the one that was recorded."""
     run = record["runs"].get(name)
     if not run or not log.exists() or run.get("log") != _digest(log):
-        return "by hand"
+        return BY_HAND
     return str(run["form"])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from madkv.bench.machine import form_of, machine_facts, read_record
+from madkv.bench.machine import FORMS, form_of, machine_facts, read_record
 from madkv.bench.plots import draw, points_of
 from madkv.bench.projects import PROJECTS, Configuration, Figure, Project, Result, read_result
 from madkv.bench.results import KINDS
@@ -129,11 +129,11 @@ class Report:
 
     def _about(self) -> str:
         forms = [self._form(each) for each in self._project.configurations if each.name in self._results]
-        counted = ", ".join(f"{forms.count(form)} {form}" for form in ("full", "quick", "by hand") if form in forms)
+        counted = ", ".join(f"{forms.count(form)} {form}" for form in FORMS if form in forms)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         command = f"./justw {self._project.module}::report"
         lines = [f"*Made on {today} by `{command}` from {len(forms)} runs ({counted or 'none'})."]
-        if "quick" in forms:
+        if any(form.startswith("quick") for form in forms):
             lines.append("Quick runs show that everything works; their figures are rougher than those of full ones.")
         here = revision()
         revisions: dict[str, list[str]] = {}
