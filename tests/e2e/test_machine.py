@@ -20,8 +20,8 @@ from tests.processes import ROOT, ServerProcess
 from tests.test_cluster_runs import environment, nothing_is_left
 from tests.wrong_clients import just_script
 
-SECONDS_MAX = 600
-"""It takes one on two cores that have nothing else to do."""
+SECONDS_MAX = 1200
+"""It takes a tenth of that on two cores that have nothing else to do."""
 
 
 @pytest.fixture(scope="module")
