@@ -25,6 +25,8 @@ IDENTITY_FILE = "IDENTITY"
 LOCK_FILE = "LOCK"
 CREATING_FILE = "CREATING"
 DATA_FILE = "data.mdb"
+LOST_AND_FOUND = "lost+found"
+"""Where the root of a file system has it, it is that one's."""
 
 
 class WrongDirectory(MadKVError):
@@ -122,7 +124,7 @@ class Directory:
             )
 
     def _identify(self, cluster: str | None, node: str, new_disk: bytes) -> None:
-        names = set(os.listdir(self.path)) - {LOCK_FILE}
+        names = set(os.listdir(self.path)) - {LOCK_FILE, LOST_AND_FOUND}
         if IDENTITY_FILE in names:
             self.identity = self._read_identity()
             self._check(self.identity.cluster if cluster is None else cluster, node)

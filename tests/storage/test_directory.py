@@ -206,6 +206,16 @@ class CreationTest(DirectoryCase):
             self.assertEqual(names_left, {IDENTITY_FILE, DATA_FILE, "LOCK", "lock.mdb"})
         self.assertGreater(finished, 6)
 
+    def test_a_disk_of_its_own_that_was_just_formatted(self) -> None:
+        """It has a directory for what its file system saves, which is not ours to remove."""
+        (self.path / "lost+found").mkdir(parents=True)
+        self.make()
+        self.assertGood()
+        (self.path / IDENTITY_FILE).rename(self.path / "IDENTITY.new")
+        (self.path / CREATING_FILE).touch()
+        opened(self.path).close()
+        self.assertTrue((self.path / "lost+found").is_dir())
+
     def test_what_stands_in_a_directory_that_was_never_finished_goes(self) -> None:
         self.make()
         (self.path / IDENTITY_FILE).rename(self.path / "IDENTITY.new")
